@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Each target makes what it needs. As root on a Debian-like machine, what is missing comes from the package manager.
+
+PREFIX ?= /usr
+DESTDIR ?=
+# The Python that runs the tools and tests; the installed service runs with the Python of DESTDIR's system.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help test lint derive demo demo-shell demo-down install uninstall clean
+
+help:
+	@echo 'make demo        boot a host in namespaces with the bridge installed, and show what it does'
+	@echo 'make demo-shell  a prompt inside that host;  make demo-down  end it'
+	@echo 'make test        everything that can be tested on this machine'
+	@echo 'make install     DESTDIR=$(DESTDIR) PREFIX=$(PREFIX);  make uninstall  takes it out again'
+	@echo 'make derive      io.machine1.varlink and bridge/contract.json from schema/machine1.openapi.yaml'
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || (apt-get update -q && apt-get install -y -q python3-venv)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+# The tests of the service alone need a message bus.
+/usr/bin/dbus-daemon:
+	apt-get update -q && apt-get install -y -q dbus-daemon
+
+test: lint /usr/bin/dbus-daemon
+	$(RUN) -m pytest
+
+lint: $(VENV)/ready
+	$(RUN) schema/derive.py --check
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+derive: $(VENV)/ready
+	$(RUN) schema/derive.py
+
+demo: $(VENV)/ready
+	@$(RUN) -m tests.lab.demo up
+
+demo-shell: $(VENV)/ready
+	@$(RUN) -m tests.lab.demo shell
+
+demo-down: $(VENV)/ready
+	@$(RUN) -m tests.lab.demo down
+
+install: $(VENV)/ready
+	$(RUN) contrib/install.py install --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
+
+uninstall: $(VENV)/ready
+	$(RUN) contrib/install.py uninstall --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Arguments, and the objects that make up the service: see dispatch.py for what it does with a call."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from . import __version__, activation, journal
+from .activation import ActivationError, Listener
+from .contract import Contract
+from .dispatch import Dispatcher
+from .loop import READ, Loop
+from .machined import Machined
+from .server import Server
+
+IDLE_TIMEOUT = 600.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to stop. Returns the exit status: 0, or 1 with a reason in the journal."""
+    paths, idle_timeout = _parse(sys.argv[1:] if arguments is None else arguments)
+    journal.open_journal()
+    try:
+        with ExitStack() as cleanup:
+            listeners = activation.inherited(os.environ)
+            for path in paths:
+                listeners.append(activation.listen(path))
+                cleanup.callback(os.unlink, path)
+            for listener in listeners:
+                cleanup.enter_context(listener.socket)
+            if not listeners:
+                raise ActivationError("no socket to serve: start machine1-bridge.socket, or use --listen PATH")
+            serve(listeners, idle_timeout)
+    except ActivationError as error:
+        journal.log(journal.ERROR, str(error))
+        return 1
+    return 0
+
+
+def serve(listeners: list[Listener], idle_timeout: float) -> None:
+    """Serve these sockets until SIGTERM, SIGINT or idleness."""
+    loop = Loop()
+    machined = Machined(loop)
+    server = Server(
+        loop,
+        Dispatcher(Contract(), machined),
+        listeners,
+        idle_timeout,
+        stopping=lambda: activation.notify("STOPPING=1", os.environ),
+    )
+    with _signals(loop, server):
+        server.start()
+        activation.notify("READY=1", os.environ)
+        loop.run()
+    machined.close()
+    loop.close()
+
+
+@contextmanager
+def _signals(loop: Loop, server: Server) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server. They arrive as bytes on a socket, since epoll_wait(2) resumes after them."""
+    receiver, sender = socket.socketpair()
+    receiver.setblocking(False)
+    sender.setblocking(False)
+    previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.set_wakeup_fd(sender.fileno())
+
+    def stop(_: int) -> None:
+        receiver.recv(16)
+        server.stop()
+
+    loop.watch(receiver.fileno(), READ, stop)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        receiver.close()
+        sender.close()
+
+
+def _parse(arguments: list[str]) -> tuple[list[str], float]:
+    """The paths to listen on and the idle timeout in seconds. A service that is socket-activated has no arguments."""
+    if not arguments:
+        return [], IDLE_TIMEOUT
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="machine1-bridge",
+        description="Offer systemd-machined as the Varlink interface io.machine1.",
+        epilog="Without --listen, the sockets come from the service manager. See machine1-bridge(8).",
+    )
+    parser.add_argument("--listen", metavar="PATH", action="append", default=[], help="listen on a UNIX socket at PATH")
+    parser.add_argument(
+        "--idle-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=IDLE_TIMEOUT,
+        help="exit after so long without a connection; 0 means never (default: %(default)g)",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    options = parser.parse_args(arguments)
+    return options.listen, options.idle_timeout
+
+
+def _seconds(text: str) -> float:
+    """A finite number of seconds, not negative. Raises ValueError, which argparse reports."""
+    seconds = float(text)
+    if not 0 <= seconds <= 1e9:
+        raise ValueError(text)
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How the service comes to life and says so: sockets handed over or made by hand, and notifications.
+
+sd_listen_fds(3) and sd_notify(3), as environment variables and datagrams say it.
+"""
+
+import os
+import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+
+FIRST_FD = 3
+BACKLOG = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket and its name: FileDescriptorName= of the socket unit, or the path it was made at."""
+
+    socket: socket.socket
+    name: str
+
+
+class ActivationError(Exception):
+    """What was handed over cannot be served; the message says what."""
+
+
+def inherited(environment: MutableMapping[str, str]) -> list[Listener]:
+    """The sockets that the service manager passed, none if it passed none. The variables are for us alone and go."""
+    pid, number, names = (environment.pop(f"LISTEN_{key}", "") for key in ("PID", "FDS", "FDNAMES"))
+    if pid != str(os.getpid()) or not number.isdecimal():
+        return []
+    named = names.split(":") if names else []
+    listeners = []
+    for index in range(int(number)):
+        fd = FIRST_FD + index
+        name = named[index] if index < len(named) else "unknown"
+        listeners.append(Listener(_listening(fd, name), name))
+    return listeners
+
+
+def _listening(fd: int, name: str) -> socket.socket:
+    try:
+        os.set_inheritable(fd, False)
+        listener = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ActivationError(f"file descriptor {fd} ({name}) is no socket: {error.strerror}") from error
+    if (
+        listener.family != socket.AF_UNIX
+        or listener.type != socket.SOCK_STREAM
+        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        raise ActivationError(f"file descriptor {fd} ({name}) is no listening UNIX stream socket (Accept=yes?)")
+    listener.setblocking(False)
+    return listener
+
+
+def listen(path: str) -> Listener:
+    """A socket of our own at `path`, for everybody to connect to. One that nobody listens on any more is replaced."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _remove_stale(path)
+        umask = os.umask(0o111)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(umask)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ActivationError(f"cannot listen on {path}: {error.strerror or error}") from error
+    return Listener(listener, path)
+
+
+def _remove_stale(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        else:
+            raise OSError(None, "somebody listens there already")
+
+
+def notify(state: str, environment: MutableMapping[str, str]) -> None:
+    """Tell the service manager, if there is one that wants to know."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        try:
+            notifier.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError:
+            # It went away: nothing depends on it any more.
+            pass

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The derived contract: which methods there are, and whether a call's parameters fit them.
+
+`contract.json` is made from schema/machine1.openapi.yaml by schema/derive.py; nothing here knows a single method.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+
+from .errors import InterfaceNotFound, InvalidParameter, MethodNotFound
+
+PATH = Path(__file__).with_name("contract.json")
+
+# JSON Schema calls 1.0 an integer. An `int` of Varlink is not a float, whatever its value.
+_types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+_Validator: type[Draft202012Validator] = extend(Draft202012Validator, type_checker=_types)  # type: ignore[no-untyped-call]
+
+# What a violated keyword means to the caller. The offending value is never repeated: it may be large, or a secret.
+_REASONS: dict[str, Callable[[Any], str]] = {
+    "required": lambda _: "is required",
+    "additionalProperties": lambda _: "is not a parameter of this method",
+    "type": lambda types: f"must be {_article(types)}",
+    "enum": lambda values: f"must be one of {', '.join(v for v in values if v is not None)}",
+    "pattern": lambda pattern: f"must match {pattern}",
+    "minimum": lambda bound: f"must be at least {bound}",
+    "maximum": lambda bound: f"must be at most {bound}",
+    "minLength": lambda bound: f"must have at least {bound} characters",
+    "maxLength": lambda bound: f"must have at most {bound} characters",
+    "maxItems": lambda bound: f"must have at most {bound} items",
+}
+
+
+def _article(types: str | list[str]) -> str:
+    named = [types] if isinstance(types, str) else [name for name in types if name != "null"]
+    return " or ".join(f"an {name}" if name[0] in "aeiou" else f"a {name}" for name in named)
+
+
+class Contract:
+    """The methods of the interface and their schemas."""
+
+    def __init__(self, path: Path = PATH) -> None:
+        document = json.loads(path.read_bytes())
+        self.interfaces: dict[str, str] = document["interfaces"]
+        self.methods: dict[str, dict[str, Any]] = document["methods"]
+        self.errors: dict[str, dict[str, Any]] = document["errors"]
+        self._validators: dict[str, Draft202012Validator] = {}
+
+    def check(self, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters without those that are null, which Varlink takes for absent.
+
+        Raises InterfaceNotFound, MethodNotFound, and InvalidParameter for the first violation.
+        """
+        validator = self._validators.get(method) or self._compile(method)
+        violation = next(validator.iter_errors(parameters), None)
+        if violation is not None:
+            raise _invalid(violation)
+        return {name: value for name, value in parameters.items() if value is not None}
+
+    def _compile(self, method: str) -> Draft202012Validator:
+        """Compiled when first needed: a client that calls one method pays for one."""
+        if method not in self.methods:
+            interface = method.rpartition(".")[0]
+            if any(known.rpartition(".")[0] == interface for known in self.methods):
+                raise MethodNotFound(method)
+            raise InterfaceNotFound(interface)
+        validator = self._validators[method] = _Validator(self.methods[method]["parameters"])
+        return validator
+
+
+def _invalid(violation: ValidationError) -> InvalidParameter:
+    keyword, expected = str(violation.validator), cast(Any, violation.validator_value)
+    instance = cast(Any, violation.instance)
+    path = list(violation.absolute_path)
+    if keyword == "required":
+        path.append(next(name for name in expected if name not in instance))
+    elif keyword == "additionalProperties":
+        known = cast(Any, violation.schema)["properties"]
+        path.append(next(name for name in instance if name not in known))
+    return InvalidParameter(_dotted(path), _REASONS[keyword](expected))
+
+
+def _dotted(path: list[str | int]) -> str:
+    """`["args", 2]` is written `args[2]`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a call can end in besides a reply: one exception for each error of the interface.
+
+The names and parameters are those of the contract (schema/machine1.openapi.yaml) and of the Varlink standard;
+a test holds the two against each other.
+"""
+
+from typing import ClassVar
+
+
+class VarlinkError(Exception):
+    """An error that goes to the client as it is: a qualified name and parameters."""
+
+    name: ClassVar[str]
+
+    def __init__(self, **parameters: str) -> None:
+        super().__init__(parameters)
+        self.parameters = parameters
+
+
+class InterfaceNotFound(VarlinkError):
+    name = "org.varlink.service.InterfaceNotFound"
+
+    def __init__(self, interface: str) -> None:
+        super().__init__(interface=interface)
+
+
+class MethodNotFound(VarlinkError):
+    name = "org.varlink.service.MethodNotFound"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method=method)
+
+
+class MethodNotImplemented(VarlinkError):
+    name = "org.varlink.service.MethodNotImplemented"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method=method)
+
+
+class InvalidParameter(VarlinkError):
+    """`parameter` is a path such as `args[2]`; `reason` is for people, the standard has no such field."""
+
+    name = "org.varlink.service.InvalidParameter"
+
+    def __init__(self, parameter: str, reason: str) -> None:
+        super().__init__(parameter=parameter, reason=reason)
+
+
+class PermissionDenied(VarlinkError):
+    name = "org.varlink.service.PermissionDenied"
+
+
+class NoSuchMachine(VarlinkError):
+    name = "io.machine1.NoSuchMachine"
+
+    def __init__(self, machine: str) -> None:
+        super().__init__(name=machine)
+
+
+class NoSuchImage(VarlinkError):
+    name = "io.machine1.NoSuchImage"
+
+    def __init__(self, image: str) -> None:
+        super().__init__(name=image)
+
+
+class NameTaken(VarlinkError):
+    name = "io.machine1.NameTaken"
+
+    def __init__(self, image: str) -> None:
+        super().__init__(name=image)
+
+
+class NotSupported(VarlinkError):
+    name = "io.machine1.NotSupported"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason=reason)
+
+
+class Busy(VarlinkError):
+    name = "io.machine1.Busy"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason=reason)
+
+
+class ReadOnly(VarlinkError):
+    name = "io.machine1.ReadOnly"
+
+    def __init__(self, image: str) -> None:
+        super().__init__(name=image)
+
+
+class TooManyOperations(VarlinkError):
+    name = "io.machine1.TooManyOperations"
+
+
+class Timeout(VarlinkError):
+    name = "io.machine1.Timeout"
+
+
+class Unavailable(VarlinkError):
+    name = "io.machine1.Unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason=reason)
+
+
+class Failed(VarlinkError):
+    """Whatever has no error of its own: the D-Bus error's name (empty: the bridge's own failure) and its message."""
+
+    name = "io.machine1.Failed"
+
+    def __init__(self, dbus_error: str, message: str) -> None:
+        super().__init__(dbus_error=dbus_error, message=message)

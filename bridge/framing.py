@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bytes to calls and replies to bytes (UAPI.20, "Varlink"). No I/O happens here.
+
+Whatever is not a well-formed call raises ProtocolError, after which nothing on that connection can be trusted:
+the caller closes it, as sd-varlink does. Well-formed calls for the wrong thing are answered, elsewhere.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .messages import Call, Reply
+
+# Generous beside what a shell's arguments can amount to (ARG_MAX, execve(2)), small beside sd-varlink's 16 MiB.
+MESSAGE_MAX = 4 * 1024 * 1024
+# The deepest call of the interface has three levels: the call, its parameters, a list of strings.
+DEPTH_MAX = 32
+
+# A string of JSON, also one that never ends, so that the search is linear whatever comes.
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+_FLAGS = ("more", "oneway", "upgrade")
+
+
+class ProtocolError(Exception):
+    """The client does not speak Varlink, or not well enough."""
+
+
+class Reader:
+    """Cuts a stream of bytes at the NUL that ends each message."""
+
+    def __init__(self, message_max: int = MESSAGE_MAX) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._message_max = message_max
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def next_message(self) -> bytes | None:
+        """The next whole message without its NUL, or None. Raises ProtocolError when one grows too long."""
+        end = self._buffer.find(0, self._searched)
+        if (end if end >= 0 else len(self._buffer)) > self._message_max:
+            raise ProtocolError(f"message of more than {self._message_max} bytes")
+        if end < 0:
+            self._searched = len(self._buffer)
+            return None
+        message = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        self._searched = 0
+        return message
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is the beginning of a message, or more."""
+        return bool(self._buffer)
+
+
+def parse_call(message: bytes) -> Call:
+    """A call from one message. Raises ProtocolError."""
+    if message.count(b"{") + message.count(b"[") > DEPTH_MAX:
+        _check_depth(message)
+    try:
+        envelope = _decoder.decode(message.decode("utf-8"))
+    except ValueError as error:
+        raise ProtocolError(f"not JSON: {error}") from error
+    if b"\\u" in message:
+        _check_text(envelope)
+    if not isinstance(envelope, dict):
+        raise ProtocolError("not an object")
+    for key in envelope:
+        if key not in ("method", "parameters", *_FLAGS) and "." not in key:
+            raise ProtocolError(f"unknown key in a call: {key[:50]!r}")
+    method = envelope.get("method")
+    if not isinstance(method, str):
+        raise ProtocolError("no method")
+    parameters = envelope.get("parameters")
+    if parameters is None:
+        parameters = {}
+    if not isinstance(parameters, dict):
+        raise ProtocolError("parameters are not an object")
+    flags = {name: envelope[name] for name in _FLAGS if envelope.get(name) is not None}
+    if not all(isinstance(value, bool) for value in flags.values()):
+        raise ProtocolError("a flag that is no boolean")
+    if sum(flags.values()) > 1:
+        raise ProtocolError("more than one of more, oneway, upgrade")
+    return Call(method, parameters, **flags)
+
+
+def serialise_reply(reply: Reply) -> bytes:
+    """One message, its NUL included."""
+    envelope: dict[str, object] = {"parameters": reply.parameters}
+    if reply.error is not None:
+        envelope = {"error": reply.error, "parameters": reply.parameters}
+    return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode() + b"\0"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ProtocolError("a key twice in one object")
+    return members
+
+
+def _no_such_number(text: str) -> float:
+    raise ProtocolError(f"{text} is no number of JSON")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ProtocolError("integer of more than 64 bits")
+    return int(text)
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_such_number, parse_int=_integer)
+
+
+def _check_depth(message: bytes) -> None:
+    """Count levels before the recursive parser does, in time linear in the message's size."""
+    brackets = _STRINGS.sub(b"", message).translate(None, _NO_BRACKETS)
+    for _ in range(DEPTH_MAX):
+        # Each turn takes away the innermost level.
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if brackets:
+        raise ProtocolError(f"nested more than {DEPTH_MAX} levels deep, or not closed")
+
+
+def _check_text(value: object) -> None:
+    """Half of a surrogate pair is no character, and NUL ends strings everywhere behind this service."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ProtocolError("a string with NUL or half a surrogate pair")
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            _check_text(key)
+            _check_text(member)
+    elif isinstance(value, list):
+        for item in value:
+            _check_text(item)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Log lines with fields, to the journal where there is one and to standard error otherwise.
+
+The journal's native protocol (systemd.io, "Journal Native Protocol"): one datagram an entry, `FIELD=value` lines.
+No environment, no arguments and no parameters of a call belong here but those that name an object.
+"""
+
+import os
+import socket
+import sys
+
+CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
+
+IDENTIFIER = "machine1-bridge"
+SOCKET = "/run/systemd/journal/socket"
+_journal: socket.socket | None = None
+
+
+def open_journal() -> None:
+    """Use the journal if standard error is connected to it ($JOURNAL_STREAM, systemd.exec(5))."""
+    global _journal
+    try:
+        status = os.fstat(2)
+        if os.environ.get("JOURNAL_STREAM") != f"{status.st_dev}:{status.st_ino}":
+            return
+        _journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        _journal.connect(SOCKET)
+    except OSError:
+        _journal = None
+
+
+def encode(fields: dict[str, object]) -> bytes:
+    """One entry in the journal's format; a value with a line break is framed by its length."""
+    entry = bytearray()
+    for name, value in fields.items():
+        text = str(value).encode(errors="replace")
+        if b"\n" in text:
+            entry += name.encode() + b"\n" + len(text).to_bytes(8, "little") + text + b"\n"
+        else:
+            entry += name.encode() + b"=" + text + b"\n"
+    return bytes(entry)
+
+
+def log(priority: int, message: str, **fields: object) -> None:
+    """Write one line. A journal that does not take it must not stop the service: then it goes to standard error."""
+    if _journal is not None:
+        try:
+            _journal.send(encode({"MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": IDENTIFIER} | fields))
+            return
+        except OSError:
+            pass
+    if priority < DEBUG:
+        try:
+            print(f"{IDENTIFIER}: {message}", file=sys.stderr, flush=True)
+        except OSError:
+            pass

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Coroutines on one thread over epoll(7): just what a forwarding service needs.
+
+Not asyncio: importing it takes as long as half of the native service's whole cold start, and each of its wake-ups
+one more turn of the loop. There are no tasks to cancel, no executors and no transports here.
+"""
+
+import heapq
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+# The kernel reports these two whether asked or not.
+HANGUP = select.EPOLLHUP | select.EPOLLERR
+
+
+class Future(Generic[T]):
+    """A value that comes later. Only the first result counts; a late one is told so and can clean up."""
+
+    __slots__ = ("_exception", "_loop", "_value", "_waiting", "done")
+
+    def __init__(self, loop: "Loop") -> None:
+        self._loop = loop
+        self._value: T | None = None
+        self._exception: Exception | None = None
+        self._waiting: list[Callable[[], None]] = []
+        self.done = False
+
+    def resolve(self, value: T) -> bool:
+        """Give the result; False if there was one already."""
+        return self._finish(value, None)
+
+    def fail(self, exception: Exception) -> bool:
+        """Give an exception as the result; False if there was a result already."""
+        return self._finish(None, exception)
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        if self.done:
+            self._loop.call_soon(callback)
+        else:
+            self._waiting.append(callback)
+
+    def _finish(self, value: T | None, exception: Exception | None) -> bool:
+        if self.done:
+            return False
+        self.done, self._value, self._exception = True, value, exception
+        for callback in self._waiting:
+            self._loop.call_soon(callback)
+        self._waiting.clear()
+        return True
+
+    def __await__(self) -> Generator["Future[Any]", None, T]:
+        if not self.done:
+            yield self
+        if self._exception is not None:
+            raise self._exception
+        return self._value  # type: ignore[return-value]  # done without exception: there is a value
+
+
+class Timer:
+    """Something to be called once, unless cancelled before."""
+
+    __slots__ = ("_loop", "callback", "when")
+
+    def __init__(self, loop: "Loop", when: float, callback: Callable[[], object]) -> None:
+        self._loop = loop
+        self.when = when
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        if self.callback is not None:
+            self.callback = None
+            self._loop.forget_timer()
+
+
+class Loop:
+    """Waits for file descriptors and timers, and drives coroutines that await futures."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._ready: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._cancelled_timers = 0
+        self._order = count()
+        self._running = False
+
+    def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call `handler` with the events that occur on `fd`, hang-up and error always among them."""
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """To be called before `fd` is closed."""
+        self._epoll.unregister(fd)
+        del self._handlers[fd]
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._ready.append(callback)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        timer = Timer(self, time.monotonic() + seconds, callback)
+        heapq.heappush(self._timers, (timer.when, next(self._order), timer))
+        return timer
+
+    def forget_timer(self) -> None:
+        """Cancelled timers stay in the heap until half of it is theirs: most deadlines are never reached."""
+        self._cancelled_timers += 1
+        if self._cancelled_timers > 100 and self._cancelled_timers * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled_timers = 0
+
+    def start(self, coroutine: Coroutine[Future[Any], None, T], finished: Callable[[T], None]) -> None:
+        """Run a coroutine at once as far as it goes, and on when what it waits for is there.
+
+        `finished` gets its result, perhaps before this returns. An exception out of it is a bug and ends the loop.
+        """
+
+        def step() -> None:
+            try:
+                awaited = coroutine.send(None)
+            except StopIteration as stop:
+                finished(stop.value)
+            else:
+                awaited.when_done(step)
+
+        step()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        self._running = True
+        while self._running:
+            events = self._epoll.poll(self._patience())
+            # Whose event it is must be known before any handler runs: one may close a descriptor whose number
+            # another reuses.
+            for handler, happened in [(self._handlers[fd], happened) for fd, happened in events]:
+                handler(happened)
+            self._call_due_timers()
+            # What becomes ready by this waits for the next turn, so that nobody starves the descriptors.
+            for _ in range(len(self._ready)):
+                self._ready.popleft()()
+
+    def stop(self) -> None:
+        self._running = False
+
+    def close(self) -> None:
+        self._epoll.close()
+
+    def _patience(self) -> float | None:
+        """Seconds that epoll may wait; None: for ever."""
+        if self._ready:
+            return 0
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+            self._cancelled_timers -= 1
+        if not self._timers:
+            return None
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _call_due_timers(self) -> None:
+        if not self._timers:
+            return
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is None:
+                self._cancelled_timers -= 1
+            else:
+                callback()

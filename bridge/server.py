@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The only module that talks to clients: who they are, their bytes in, replies and file descriptors out.
+
+A connection has one call under way at a time and its reply sent before the next begins, so calls are answered in
+order and a client that does not read stops nobody but itself. File descriptors from clients are never received:
+recv(2) without room for them makes the kernel drop them.
+"""
+
+import socket
+import struct
+import traceback
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from . import fds, journal
+from .activation import Listener
+from .framing import ProtocolError, Reader, parse_call, serialise_reply
+from .loop import HANGUP, READ, WRITE, Future, Loop, Timer
+from .messages import Call, Peer, Reply
+
+# As sd-varlink has them (facts of systemd 261): all connections, and those of one user.
+CONNECTIONS_MAX = 4096
+CONNECTIONS_PER_UID_MAX = 1024
+RECEIVE_SIZE = 65536
+# Calls of one connection that are answered before others get their turn.
+CALLS_A_TURN = 16
+# Seconds until another try to accept after the process or the system ran out of something.
+ACCEPT_PAUSE = 0.2
+# Seconds between looks whether a client has read what was before a reply with file descriptors: from, to.
+UNREAD_PAUSE, UNREAD_PAUSE_MAX = 0.001, 1.0
+
+
+class Dispatcher(Protocol):
+    def answer(self, call: Call, peer: Peer) -> Coroutine[Future[Any], None, Reply]: ...
+
+
+class Server:
+    """Accepts clients until it is stopped or nobody came for `idle_timeout` seconds (0: for ever)."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        dispatcher: Dispatcher,
+        listeners: Sequence[Listener],
+        idle_timeout: float,
+        stopping: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`stopping` is told when the server begins to stop."""
+        self._loop = loop
+        self._announce = stopping
+        self._dispatcher = dispatcher
+        self._listeners = listeners
+        self._idle_timeout = idle_timeout
+        self._idle_timer: Timer | None = None
+        self._connections: set[Connection] = set()
+        self._per_uid: Counter[int] = Counter()
+        self._accepting = False
+        self._stopping = False
+
+    def start(self) -> None:
+        self._resume_accepting()
+        self._expect_idleness()
+
+    def stop(self) -> None:
+        """Accept nobody any more, finish the calls under way, then end the loop."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._announce()
+        self._pause_accepting()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        for connection in list(self._connections):
+            connection.finish()
+        self._end_if_done()
+
+    def closed(self, connection: "Connection") -> None:
+        """A connection says that it is over: closed, and no call of it under way."""
+        self._connections.discard(connection)
+        self._per_uid[connection.peer.uid] -= 1
+        if not self._per_uid[connection.peer.uid]:
+            del self._per_uid[connection.peer.uid]
+        if self._stopping:
+            self._end_if_done()
+        else:
+            self._resume_accepting()
+            self._expect_idleness()
+
+    def _resume_accepting(self) -> None:
+        if self._accepting or self._stopping:
+            return
+        self._accepting = True
+        for listener in self._listeners:
+            self._loop.watch(listener.socket.fileno(), READ, partial(self._accept, listener))
+
+    def _pause_accepting(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            for listener in self._listeners:
+                self._loop.unwatch(listener.socket.fileno())
+
+    def _accept(self, listener: Listener, _events: int) -> None:
+        if not self._accepting:
+            return
+        try:
+            client, _ = listener.socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # Out of file descriptors or memory. The clients wait in the backlog.
+            journal.log(journal.WARNING, f"Cannot accept a connection, trying again soon: {error}")
+            self._pause_accepting()
+            self._loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
+            return
+        client.setblocking(False)
+        peer = peer_of(client)
+        if self._per_uid[peer.uid] >= CONNECTIONS_PER_UID_MAX:
+            journal.log(
+                journal.NOTICE, f"Too many connections of UID {peer.uid}, refused one", MACHINE1_PEER_UID=peer.uid
+            )
+            client.close()
+            return
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        self._per_uid[peer.uid] += 1
+        self._connections.add(Connection(self._loop, self, self._dispatcher, client, peer))
+        if len(self._connections) >= CONNECTIONS_MAX:
+            self._pause_accepting()
+
+    def _expect_idleness(self) -> None:
+        if not self._connections and self._idle_timeout and self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(self._idle_timeout, self.stop)
+
+    def _end_if_done(self) -> None:
+        if not self._connections:
+            self._loop.stop()
+
+
+class Connection:
+    """One client, from accept to close."""
+
+    def __init__(self, loop: Loop, server: Server, dispatcher: Dispatcher, client: socket.socket, peer: Peer) -> None:
+        self.peer = peer
+        self._loop = loop
+        self._server = server
+        self._dispatcher = dispatcher
+        self._socket = client
+        self._reader = Reader()
+        self._call: Call | None = None
+        self._reply: Reply | None = None
+        self._outgoing = memoryview(b"")
+        self._end_of_file = False  # the client will send no more
+        self._gone = False  # the client will read no more, and the socket is not watched any more
+        self._finishing = False  # the service ends after this call
+        self._closed = False
+        self._going_on = False
+        self._events = READ
+        loop.watch(client.fileno(), READ, self._on_event)
+
+    def finish(self) -> None:
+        """Close as soon as the call under way, if any, is answered."""
+        self._finishing = True
+        self._safely(self._go_on)
+
+    def _on_event(self, events: int) -> None:
+        if not self._closed:
+            self._safely(lambda: self._handle(events))
+
+    def _safely(self, step: Callable[[], None]) -> None:
+        """What goes wrong with one client ends with its connection."""
+        try:
+            step()
+        except ProtocolError as error:
+            journal.log(
+                journal.DEBUG,
+                f"Closing a connection of UID {self.peer.uid}, PID {self.peer.pid}: {error}",
+                MACHINE1_PEER_UID=self.peer.uid,
+                MACHINE1_PEER_PID=self.peer.pid,
+            )
+            self._close()
+        except Exception:
+            journal.log(journal.ERROR, f"Bug, closing a connection: {traceback.format_exc()}")
+            self._close()
+
+    def _handle(self, events: int) -> None:
+        if events & HANGUP:
+            self._leave()
+        if events & WRITE:
+            self._send()
+        if events & (READ | HANGUP):
+            if self._busy:
+                # More calls while one is under way: they stay in the kernel until their turn comes.
+                self._watch(0)
+            else:
+                self._receive()
+        self._go_on()
+
+    @property
+    def _busy(self) -> bool:
+        return self._call is not None or self._reply is not None
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._reader.feed(data)
+        else:
+            self._end_of_file = True
+
+    def _go_on(self) -> None:
+        """Begin what can be begun: the next call, more reading, or the end."""
+        if self._going_on:
+            return
+        self._going_on = True
+        try:
+            for _ in range(CALLS_A_TURN):
+                if self._closed or self._busy:
+                    return
+                message = None if self._finishing else self._reader.next_message()
+                if message is not None:
+                    self._begin(parse_call(message))
+                elif self._finishing or self._end_of_file:
+                    self._close()
+                elif self._gone:
+                    self._receive()
+                else:
+                    self._watch(READ)
+                    return
+        finally:
+            self._going_on = False
+        self._loop.call_soon(lambda: self._safely(self._go_on))
+
+    def _begin(self, call: Call) -> None:
+        self._call = call
+        self._loop.start(self._dispatcher.answer(call, self.peer), lambda reply: self._finished(call, reply))
+
+    def _finished(self, call: Call, reply: Reply) -> None:
+        self._call = None
+        if self._closed:
+            reply.close()
+            self._server.closed(self)
+        elif call.oneway or self._gone:
+            reply.close()
+            self._safely(self._go_on)
+        else:
+            self._reply = reply
+            self._safely(self._answer)
+
+    def _answer(self) -> None:
+        assert self._reply is not None
+        self._outgoing = memoryview(serialise_reply(self._reply))
+        self._send()
+        self._go_on()
+
+    def _send(self, pause: float = UNREAD_PAUSE) -> None:
+        """Send what is left of the reply, as far as the client takes it.
+
+        File descriptors go on the first byte, and not before the client has read all that was sent earlier: one
+        recvmsg(2) may return an earlier reply and the beginning of the next, and the client could give the file
+        descriptors to the wrong one.
+        """
+        reply = self._reply
+        if reply is None or self._gone:
+            return
+        if reply.fds and fds.unread_by_peer(self._socket):
+            self._watch(0)
+            self._loop.call_later(pause, lambda: self._retry(reply, min(pause * 2, UNREAD_PAUSE_MAX)))
+            return
+        try:
+            while self._outgoing:
+                sent = fds.send(self._socket, self._outgoing, reply.fds)
+                self._outgoing = self._outgoing[sent:]
+                reply.close()
+                reply.fds = ()
+        except BlockingIOError:
+            self._watch(WRITE)
+        except OSError:
+            self._leave()
+        else:
+            self._reply = None
+
+    def _retry(self, reply: Reply, pause: float) -> None:
+        if self._reply is reply:
+            self._safely(lambda: self._send(pause))
+            self._safely(self._go_on)
+
+    def _watch(self, events: int) -> None:
+        """Wait for these events; hang-up always is among them."""
+        if events != self._events and not self._gone:
+            self._events = events
+            self._loop.change(self._socket.fileno(), events)
+
+    def _leave(self) -> None:
+        """Nobody is there to read replies. What the client sent before it left is still done."""
+        if self._gone:
+            return
+        self._gone = True
+        self._loop.unwatch(self._socket.fileno())
+        self._drop_reply()
+
+    def _drop_reply(self) -> None:
+        if self._reply is not None:
+            self._reply.close()
+            self._reply = None
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._leave()
+        self._closed = True
+        self._socket.close()
+        if self._call is None:
+            self._server.closed(self)
+
+
+def peer_of(client: socket.socket) -> Peer:
+    """The process that connected (SO_PEERCRED, unix(7))."""
+    return Peer(*struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))))
