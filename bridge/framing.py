@@ -90,10 +90,16 @@ def parse_call(message: bytes) -> Call:
 
 
 def serialise_reply(reply: Reply) -> bytes:
-    """One message, its NUL included."""
-    envelope: dict[str, object] = {"parameters": reply.parameters}
+    """One message, its NUL included.
+
+    Parameters that are absent, null and {} mean the same (UAPI.20), but not every client library knows: zlink 0.7 takes
+    a reply without parameters only if they are absent, and a typed error without any only if they are null.
+    """
+    envelope: dict[str, object] = {}
     if reply.error is not None:
-        envelope = {"error": reply.error, "parameters": reply.parameters}
+        envelope = {"error": reply.error, "parameters": reply.parameters or None}
+    elif reply.parameters:
+        envelope = {"parameters": reply.parameters}
     return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode() + b"\0"
 
 

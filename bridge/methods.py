@@ -6,11 +6,11 @@ parameters mean is in the contract; what machined makes of them is in org.freede
 """
 
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from .errors import NoSuchMachine
+from .errors import InvalidParameter, NoSuchMachine
 from .machined import Machined
 from .messages import Reply
 
@@ -53,14 +53,21 @@ async def kill_machine(machined: Machined, parameters: Parameters) -> Reply:
 
 
 async def open_machine_shell(machined: Machined, parameters: Parameters) -> Reply:
+    """Arguments arrive in the program as they are written.
+
+    machined makes them an ExecStart= of the guest's systemd, which replaces `$NAME` in them unless the dollar is
+    doubled (systemd.service(5), "Command lines").
+    """
+    environment = parameters.get("env", [])
+    _check_environment(environment)
     pty, path = await machined.call(
         "OpenMachineShell",
         "sssasas",
         parameters["name"],
         parameters.get("user", ""),
         parameters.get("path", ""),
-        parameters.get("args", []),
-        parameters.get("env", []),
+        [argument.replace("$", "$$") for argument in parameters.get("args", [])],
+        environment,
         reply="hs",
     )
     return Reply({"pty_fd": 0, "pty_path": path}, fds=(pty,))
@@ -98,8 +105,18 @@ async def rename_image(machined: Machined, parameters: Parameters) -> Reply:
 
 async def _copy(machined: Machined, member: str, parameters: Parameters) -> Reply:
     source = parameters["src"]
-    await machined.call(member, "sss", parameters["name"], source, parameters.get("dest", source), deadline=None)
+    await machined.call(member, "sss", parameters["name"], source, parameters.get("dest") or source, deadline=None)
     return Reply()
+
+
+def _check_environment(assignments: Sequence[str]) -> None:
+    """machined takes no variable twice, which a schema cannot say."""
+    names: set[str] = set()
+    for index, assignment in enumerate(assignments):
+        name = assignment.partition("=")[0]
+        if name in names:
+            raise InvalidParameter(f"env[{index}]", "must not assign a variable for the second time")
+        names.add(name)
 
 
 def _machine(name: str, machine_class: str, service: str, object_path: str) -> dict[str, object]:

@@ -34,8 +34,8 @@ NAME = "machine1-bridge"
 TREE = Path(__file__).resolve().parent.parent
 REQUIREMENTS = TREE / "contrib" / "requirements.txt"
 MINIMUM = (3, 11)
-# Needed by the packages only below a version of Python. They say so in markers, but pip evaluates those for the Python that
-# runs it, whatever --python-version says.
+# Needed by the packages only below a version of Python. They say so in markers, but pip evaluates those for the Python
+# that runs it, whatever --python-version says.
 BACKPORTS = {"typing-extensions": "3.13"}
 LOCKED_VERSIONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -113,7 +113,7 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 def find_target(destdir: str, prefix: str, wanted: str | None) -> Target:
-    """Looks at DESTDIR: an empty one is this system; one without Python is staged for a package of `wanted` or this one's."""
+    """Looks at DESTDIR: empty is this system; one without Python is staged for a package, for `wanted` or ours."""
     if not prefix.startswith("/") or os.path.normpath(prefix) == "/" or not re.fullmatch(r"[A-Za-z0-9._/+-]+", prefix):
         raise InstallError(f"PREFIX {prefix!r} is not the absolute path of a plain folder such as /usr")
     root = Path(destdir or "/").absolute()
@@ -126,11 +126,15 @@ def find_target(destdir: str, prefix: str, wanted: str | None) -> Target:
         if version is None and found is None:
             raise InstallError(f"{root}{interpreter}: its name has no version; give --python-version")
         if version and found and version != found:
-            raise InstallError(f"--python-version {wanted}, but the system in {root} has {os.path.basename(interpreter)}")
+            raise InstallError(
+                f"--python-version {wanted}, but the system in {root} has {os.path.basename(interpreter)}"
+            )
         version = version or found
     version = version or sys.version_info[:2]
     if version < MINIMUM:
-        raise InstallError(f"Python {version[0]}.{version[1]} is too old; {NAME} needs {MINIMUM[0]}.{MINIMUM[1]} or later")
+        raise InstallError(
+            f"Python {version[0]}.{version[1]} is too old; {NAME} needs {MINIMUM[0]}.{MINIMUM[1]} or later"
+        )
     architecture = (architecture_of(root / interpreter.lstrip("/")) if interpreter else None) or platform.machine()
     return Target(root, os.path.normpath(prefix), version, architecture, interpreter)
 
@@ -154,7 +158,7 @@ def locked(python: tuple[int, int]) -> list[str]:
 
 
 def platform_options(python: tuple[int, int], architecture: str) -> list[str]:
-    """pip's options for wheels of a Python and an architecture; glibc 2.17 and 2.28 are both older than systemd 252's."""
+    """pip's options for wheels of a Python and an architecture; hosts with systemd 252 have a glibc later than 2.28."""
     abi = f"cp{python[0]}{python[1]}"
     options = ["--only-binary=:all:", "--implementation", "cp"]
     options += ["--python-version", f"{python[0]}.{python[1]}", "--abi", abi, "--abi", "abi3", "--abi", "none"]
@@ -189,7 +193,11 @@ def wheels_for(target: Target) -> list[Path]:
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
             download = Path(temporary) / "wheels"
             download.mkdir()
-            pip_download(lines, download, ["--require-hashes", "--no-deps", *platform_options(target.python, target.architecture)])
+            pip_download(
+                lines,
+                download,
+                ["--require-hashes", "--no-deps", *platform_options(target.python, target.architecture)],
+            )
             download.rename(folder)
     wheels = sorted(folder.glob("*.whl"))
     hashes = set(re.findall(r"--hash=sha256:([0-9a-f]{64})", "\n".join(lines)))
@@ -252,7 +260,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def read_manifest(target: Target) -> tuple[list[str], list[str]]:
-    """(files, folders) an earlier installation wrote, as absolute paths inside the system; empty where there was none."""
+    """(files, folders) that an earlier installation wrote, as absolute paths inside the system; empty without one."""
     try:
         lines = target.path("lib", NAME, "MANIFEST").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -395,7 +403,7 @@ def report(target: Target, uncompiled: str | None) -> None:
         print(f"note: no byte code, each start takes longer: {uncompiled}; on the system itself run")
         print(f"    python{version} -IS -m compileall -q --invalidation-mode unchecked-hash {target.prefix}/lib/{NAME}")
     if target.prefix != "/usr":
-        print(f"note: not every system reads {target.prefix}/share/polkit-1 and {target.prefix}/share/dbus-1; link the files")
+        print(f"note: not every system reads {target.prefix}/share/polkit-1 and /share/dbus-1; link the files")
         print("    from /etc/polkit-1/rules.d and /etc/dbus-1/system.d where it does not")
     if target.root == Path("/"):
         print("next, as root:")
@@ -419,7 +427,7 @@ def uninstall(target: Target) -> None:
     remove(target, [*files, *late], caches.union(folders))
     print(f"{NAME} was removed from {target.prefix}; the user {NAME} stays, as the journal names it")
     if target.root == Path("/"):
-        print(f"next, as root: systemctl disable --now {NAME}.socket; systemctl stop {NAME}.service; systemctl daemon-reload")
+        print(f"next, as root: systemctl disable --now {NAME}.socket {NAME}.service; systemctl daemon-reload")
 
 
 # --- lock
@@ -439,7 +447,7 @@ def lock() -> None:
                 marker = f'; python_version < "{BACKPORTS[name]}"' if name in BACKPORTS else ""
                 digests = hashes.setdefault(f"{name}=={version}{marker}", set())
                 digests.add(hashlib.sha256(wheel.read_bytes()).hexdigest())
-    text = "# What `make install` puts beside the service. Derived from pyproject.toml by `python contrib/install.py lock`.\n"
+    text = "# What `make install` puts beside the service. From pyproject.toml, by `python contrib/install.py lock`.\n"
     for line, digests in sorted(hashes.items()):
         text += " \\\n    ".join([line, *(f"--hash=sha256:{digest}" for digest in sorted(digests))]) + "\n"
     REQUIREMENTS.write_text(text, encoding="utf-8")

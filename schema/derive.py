@@ -410,16 +410,16 @@ def integer_range(place: str, schema: Mapping[str, Any]) -> dict[str, int]:
 def portable_pattern(place: str, pattern: str) -> str:
     """A pattern with the same meaning in ECMA-262 and in Python: anchored at both ends, without what differs."""
     depth = 0
-    tokens = re.findall(r"\\u[0-9a-fA-F]{4}|\\.|\[(?:\\.|[^\]\\])*\]|[\s\S]", pattern)
-    if tokens[:1] != ["^"] or tokens[-1:] != ["$"]:
+    parts = re.findall(r"\\u[0-9a-fA-F]{4}|\\.|\[(?:\\.|[^\]\\])*\]|[\s\S]", pattern)
+    if parts[:1] != ["^"] or parts[-1:] != ["$"]:
         raise ContractError(place, f"the pattern {pattern} has to be anchored with ^ and $")
-    for token in tokens[1:-1]:
-        depth += (token == "(") - (token == ")")
-        if token in ("^", "$", ".") or (token == "|" and depth == 0):
-            raise ContractError(place, f"the pattern {pattern} has {token} where its meaning is not plain")
-        if re.search(r"\\[a-tv-zA-Z0-9]", token):
-            raise ContractError(place, f"the pattern {pattern} has {token}, which differs between dialects")
-    portable = "".join(tokens[:-1]) + AT_THE_END
+    for part in parts[1:-1]:
+        depth += (part == "(") - (part == ")")
+        if part in ("^", "$", ".") or (part == "|" and depth == 0):
+            raise ContractError(place, f"the pattern {pattern} has {part} where its meaning is not plain")
+        if re.search(r"\\[a-tv-zA-Z0-9]", part):
+            raise ContractError(place, f"the pattern {pattern} has {part}, which differs between dialects")
+    portable = "".join(parts[:-1]) + AT_THE_END
     try:
         re.compile(portable)
     except re.error as error:
@@ -493,14 +493,13 @@ def contract_text(interface: Interface) -> str:
 
 def derive(text: str) -> dict[Path, str]:
     """What the derived files have to contain, from the text of the contract. Raises ContractError."""
-    interface = Reader(yaml.load(text, UniqueKeyLoader)).read()
+    interface = Reader(UniqueKeyLoader(text).get_single_data()).read()
     return {VARLINK: varlink_text(interface), SCHEMAS: contract_text(interface)}
 
 
 def difference(path: Path, found: str, wanted: str) -> str:
-    lines = list(
-        difflib.unified_diff(found.splitlines(), wanted.splitlines(), f"{path} (found)", f"{path} (derived)", lineterm="")
-    )
+    names = (f"{path} (found)", f"{path} (derived)")
+    lines = list(difflib.unified_diff(found.splitlines(), wanted.splitlines(), *names, lineterm=""))
     head = [textwrap.shorten(line, 160, placeholder=" ...") if len(line) > 160 else line for line in lines[:30]]
     return "\n".join([*head, *(["..."] if len(lines) > len(head) else [])])
 

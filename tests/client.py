@@ -81,7 +81,7 @@ class Client:
     def reply(self) -> dict[str, Any]:
         """The next reply's parameters. Raises CallError."""
         reply = self.receive()
-        parameters = reply.get("parameters", {})
+        parameters = reply.get("parameters") or {}
         assert isinstance(parameters, dict)
         if "error" in reply:
             raise CallError(reply["error"], parameters)

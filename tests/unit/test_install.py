@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """contrib/: the installer against small trees of its own, and what the installed files say about each other.
 
-Nothing here needs a network: the wheels are made by the tests. That the units, the rule and the policy do on a host what
-they say is shown in the lab.
+Nothing here needs a network: the wheels are made by the tests. That the units, the rule and the policy do on a host
+what they say is shown in the lab.
 """
 
 import hashlib
@@ -71,7 +71,9 @@ def provide(installer: ModuleType, members: dict[str, str]) -> None:
     installer.REQUIREMENTS.write_text(lines)
     target = installer.find_target(str(installer.TREE), "/usr", None)
     key = hashlib.sha256("\n".join(installer.locked(target.python)).encode()).hexdigest()[:12]
-    folder = Path(os.environ["XDG_CACHE_HOME"], "machine1-bridge", "wheels", f"{key}-{target.tag}-{target.architecture}")
+    folder = Path(
+        os.environ["XDG_CACHE_HOME"], "machine1-bridge", "wheels", f"{key}-{target.tag}-{target.architecture}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     wheel.rename(folder / wheel.name)
 
