@@ -27,7 +27,7 @@ _REASONS: dict[str, Callable[[Any], str]] = {
     "additionalProperties": lambda _: "is not a parameter of this method",
     "type": lambda types: f"must be {_article(types)}",
     "enum": lambda values: f"must be one of {', '.join(v for v in values if v is not None)}",
-    "pattern": lambda pattern: f"must match {pattern}",
+    "pattern": lambda rule: f"must be {rule}",
     "minimum": lambda bound: f"must be at least {bound}",
     "maximum": lambda bound: f"must be at most {bound}",
     "minLength": lambda bound: f"must have at least {bound} characters",
@@ -82,6 +82,8 @@ def _invalid(violation: ValidationError) -> InvalidParameter:
     elif keyword == "additionalProperties":
         known = cast(Any, violation.schema)["properties"]
         path.append(next(name for name in instance if name not in known))
+    elif keyword == "pattern":
+        expected = cast(Any, violation.schema)["$comment"]
     return InvalidParameter(_dotted(path), _REASONS[keyword](expected))
 
 

@@ -9,6 +9,7 @@ A development tool: it needs PyYAML, the service does not. How OpenAPI becomes V
 - an operationId is a method; its parameters are those of the path, the body and the query, in that order;
 - a 2xx response without content is (), an array is one list named after the last part of the path, an object is itself;
 - components/schemas with properties are named types; any other component schema is inlined where it is used;
+- x-rule says in words what a pattern wants, as they stand after "must be", and becomes $comment beside the pattern;
 - components/responses are errors, with the properties of their content as parameters; one with x-varlink-error belongs
   to another interface and is not derived;
 - summary and description become comments.
@@ -47,7 +48,7 @@ SCALARS = {"boolean": "bool", "integer": "int", "string": "string"}
 CONSTRAINTS: dict[str, frozenset[str]] = {
     "boolean": frozenset(),
     "integer": frozenset({"minimum", "maximum"}),
-    "string": frozenset({"minLength", "maxLength", "pattern", "enum"}),
+    "string": frozenset({"minLength", "maxLength", "pattern", "x-rule", "enum"}),
     "array": frozenset({"items", "minItems", "maxItems"}),
     "object": frozenset({"properties", "required"}),
 }
@@ -58,6 +59,7 @@ RESERVED_TYPES = frozenset({"Error", "Result", "Option", "Vec", "String", "Clien
 TYPE_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 FIELD_NAME = re.compile(r"[a-z](_?[A-Za-z0-9])*")
 ENUM_VALUE = re.compile(r"[a-z](_?[a-z0-9])*")
+RULE = re.compile(r"[a-z][ -~]*[!-~]")
 INTEGER_RANGE = (-(2**63), 2**63 - 1)
 
 # `$` also matches before a final newline in Python's dialect; this matches at the very end in every dialect.
@@ -333,8 +335,8 @@ class Reader:
         else:
             varlink = SCALARS[kind]
             runtime |= limits(place, schema, "minLength", "maxLength")
-            if "pattern" in schema:
-                runtime["pattern"] = portable_pattern(place, schema["pattern"])
+            if "pattern" in schema or "x-rule" in schema:
+                runtime |= explained_pattern(place, schema)
         return ("?" if optional else "") + varlink, runtime
 
 
@@ -405,6 +407,16 @@ def integer_range(place: str, schema: Mapping[str, Any]) -> dict[str, int]:
     if not INTEGER_RANGE[0] <= low <= high <= INTEGER_RANGE[1]:
         raise ContractError(place, f"from {low} to {high} is not a range of 64-bit integers")
     return {"minimum": low, "maximum": high}
+
+
+def explained_pattern(place: str, schema: Mapping[str, Any]) -> dict[str, str]:
+    """A pattern and its rule for people: `$comment`, the keyword of JSON Schema that no validator minds."""
+    pattern, rule = schema.get("pattern"), schema.get("x-rule")
+    if not isinstance(pattern, str):
+        raise ContractError(place, "x-rule explains a pattern, and here is none")
+    if not isinstance(rule, str) or not RULE.fullmatch(rule):
+        raise ContractError(place, f"the pattern {pattern} needs an x-rule: one line of ASCII to stand after 'must be'")
+    return {"pattern": portable_pattern(place, pattern), "$comment": rule}
 
 
 def portable_pattern(place: str, pattern: str) -> str:

@@ -52,7 +52,7 @@ class Bridge:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 # -X dev and -W error: a leaked descriptor or socket shows in the log.
-                [sys.executable, "-X", "dev", "-W", "error", "-m", "bridge", "--listen", self.path, *arguments],
+                [sys.executable, "-X", "dev", "-W", "error", *self.command(), "--listen", self.path, *arguments],
                 cwd=REPOSITORY,
                 env=environment,
                 stderr=log,
@@ -62,6 +62,10 @@ class Bridge:
             with Client(self.path) as client:
                 client.call("org.varlink.service.GetInfo")
             self.fds_at_start = self.fds_without_clients(0)
+
+    def command(self) -> list[str]:
+        """Python's arguments that name the program."""
+        return ["-m", "bridge"]
 
     def client(self) -> Client:
         client = Client(self.path)

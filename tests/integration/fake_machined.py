@@ -128,17 +128,19 @@ class FakeMachined:
 
     def _answer(self, message: Message) -> None:
         member = message.header.fields[HeaderFields.member]
+        reply: Message | None = None
         try:
             answer = self.handlers[member](message.body)
+            if answer is not None:
+                reply = new_method_return(message, *answer)
         except DBusFault as fault:
-            self._connection.send_message(new_error(message, fault.name, "s", (fault.message,)))
-        else:
-            if answer is None:
-                self.unanswered.append(message)
-            else:
-                self._connection.send_message(new_method_return(message, *answer))
+            reply = new_error(message, fault.name, "s", (fault.message,))
         with self._changed:
             self.calls.append((member, message.body))
+            if reply is None:
+                self.unanswered.append(message)
             self._changed.notify_all()
+        if reply is not None:
+            self._connection.send_message(reply)
 
 

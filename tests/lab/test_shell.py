@@ -10,6 +10,7 @@ import select
 import struct
 import termios
 import time
+
 from tests.client import Client
 
 from .conftest import GUEST, SOCKET
@@ -82,7 +83,8 @@ def test_a_login_shell_where_no_program_is_given(host: Host) -> None:
 
 def test_program_arguments_and_user(host: Host) -> None:
     def conversation() -> str:
-        return Shell(user="nobody", path="/bin/sh", args=["sh", "-c", 'id -un; echo "$1"', "x", "two  words"]).to_the_end()
+        args = ["sh", "-c", 'id -un; echo "$1"', "x", "two  words"]
+        return Shell(user="nobody", path="/bin/sh", args=args).to_the_end()
 
     output = host.inside(conversation)
     assert "nobody\n" in output

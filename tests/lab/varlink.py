@@ -28,11 +28,12 @@ def has_varlinkctl(host: Host) -> bool:
     return SUITES[host.suite] >= 257
 
 
-def call(host: Host, method: str, parameters: Mapping[str, Any] | None = None, user: str | None = None) -> Any:
+def call(host: Host, method: str, parameters: Mapping[str, Any] | None = None, user: str | None = None) -> Any:  # noqa: ANN401  JSON
     """The parameters of the reply. Raises CalledProcessError with what the client printed."""
     arguments = [SOCKET, f"io.machine1.{method}", json.dumps(parameters or {})]
     client = ["varlinkctl", "call", "-j"] if has_varlinkctl(host) else ["python3", "-IS", "-c", PYTHON_CLIENT]
-    return json.loads(host.run([*client, *arguments], user=user).stdout)
+    # varlinkctl prints nothing for a reply without parameters.
+    return json.loads(host.run([*client, *arguments], user=user).stdout or "{}")
 
 
 def error(
@@ -52,7 +53,7 @@ def _error(method: str, parameters: Mapping[str, Any] | None) -> tuple[str, dict
         return client.error(method, parameters)
 
 
-def busctl(host: Host, member: str, *arguments: str) -> Any:
+def busctl(host: Host, member: str, *arguments: str) -> Any:  # noqa: ANN401  JSON
     """What machined itself answers, the body of its D-Bus reply."""
     manager = ["org.freedesktop.machine1", "/org/freedesktop/machine1", "org.freedesktop.machine1.Manager"]
     output = host.run(["busctl", "--json=short", "call", *manager, member, *arguments]).stdout

@@ -24,6 +24,10 @@ import yaml
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate as validate_openapi
 
+from bridge import contract as bridge_contract
+from bridge import errors, machined
+from bridge import methods as bridge_methods
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -191,6 +195,38 @@ def test_python_varlink_parses_the_interface() -> None:
     assert interface.get_method("OpenMachineShell").name == "OpenMachineShell"
 
 
+# What a D-Bus error would mean by bridge.machined.ERRORS, but machined never says of these methods.
+LISTS = {"ListMachines", "ListImages"}
+READS = {*LISTS, "GetMachine"}
+UNHEARD_OF = {
+    "NotSupported": READS,
+    # Images are locked, machines are not.
+    "Busy": set(SURFACE) - {"RemoveImage", "CloneImage", "RenameImage"},
+    # What runs in a child of machined counts as an operation.
+    "TooManyOperations": set(SURFACE) - {"CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage"},
+}
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_each_operation_lists_the_errors_that_it_can_end_in(name: str) -> None:
+    interface = derive.Reader(yaml.safe_load(CONTRACT_TEXT)).read()
+    (listed,) = (set(method.errors) for method in interface.methods if method.name == name)
+    objects = dict.fromkeys(bridge_methods.METHODS[f"io.machine1.{name}"].about, "x")
+    names = [machined.to_varlink_error(machined.DBusError(error, ""), objects).name for error in machined.ERRORS]
+    possible = {error.removeprefix("io.machine1.") for error in names if error.startswith("io.machine1.")}
+    never = {error for error, methods in UNHEARD_OF.items() if name in methods}
+    assert listed == (possible | {"Failed"}) - never
+    responses = [
+        operation["responses"]
+        for item in yaml.safe_load(CONTRACT_TEXT)["paths"].values()
+        for operation in item.values()
+        if isinstance(operation, dict) and operation.get("operationId") == name
+    ]
+    assert [("400" in found, "403" in found, "401" in found) for found in responses] == [
+        (True, True, name not in READS)
+    ]
+
+
 def test_the_text_is_what_every_parser_takes() -> None:
     text = (ROOT / derive.VARLINK).read_text(encoding="utf-8")
     assert text.isascii()
@@ -206,9 +242,10 @@ def test_schemas_are_valid_and_strict() -> None:
     def check(schema: dict[str, Any]) -> None:
         kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         assert set(schema) <= {
-            *("type", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum"),
+            *("type", "enum", "pattern", "$comment", "minLength", "maxLength", "minimum", "maximum"),
             *("items", "maxItems", "properties", "required", "additionalProperties"),
         }
+        assert ("pattern" in schema) == ("$comment" in schema), "a pattern is explained, and nothing else is"
         if "object" in kinds:
             assert schema["additionalProperties"] is False
             for property_ in schema["properties"].values():
@@ -217,6 +254,11 @@ def test_schemas_are_valid_and_strict() -> None:
             assert -(2**63) <= schema["minimum"] <= schema["maximum"] < 2**63
         if "array" in kinds:
             check(schema["items"])
+            keywords = list(schema)
+            if "maxItems" in schema:
+                assert keywords.index("maxItems") < keywords.index("items"), (
+                    "too many are refused before any is looked at"
+                )
 
     schemas = [schema for method in METHODS.values() for schema in method.values()] + list(CONTRACT["errors"].values())
     for schema in schemas:
@@ -318,6 +360,7 @@ def test_image_names(method: str, parameter: str) -> None:
 
 
 LONGEST = 131071  # bytes of one argument or assignment: MAX_ARG_STRLEN without its NUL byte; one more fails to execute
+ITEMS = 16384  # of args and of env: what systemd 262 takes of env, and what is checked in a moment
 SHELL: dict[str, tuple[list[Any], list[Any]]] = {
     "user": (
         ["", "root", "0", "nobody99", "é", "DOMAIN\\user", "user@domain", "a b", "x" * 256],
@@ -328,14 +371,17 @@ SHELL: dict[str, tuple[list[Any], list[Any]]] = {
         ["bin/sh", "./sh", "~/sh", " /bin/sh", "\n", "\n/", "/bin/sh\0", "/" + "a" * 4095, 1],
     ),
     "args": (
-        [[], [""], ["sh", "-c", "a\nb"], ["é", "\x01", "a\n"], ["a" * LONGEST], ["x"] * 5000],
-        ["sh", [1], [None], ["a\0"], [["a"]], ["a" * (LONGEST + 1)], {"0": "sh"}],
+        [[], [""], ["sh", "-c", "a\nb"], ["é", "\x01", "a\n"], ["a" * LONGEST], ["x"] * ITEMS],
+        ["sh", [1], [None], ["a\0"], [["a"]], ["a" * (LONGEST + 1)], {"0": "sh"}, ["x"] * (ITEMS + 1)],
     ),
     "env": (
-        [[], ["A="], ["A=b", "_C=d e\nf"], ["A=\x01"], ["a1=é"], ["A==="], ["A=\n"], ["A=" + "b" * (LONGEST - 2)]],
+        [
+            *([], ["A="], ["A=b", "_C=d e\nf"], ["A=\x01"], ["a1=é"], ["A==="], ["A=\n"]),
+            *(["A=" + "b" * (LONGEST - 2)], ["A="] * ITEMS),
+        ],
         [
             *(["A"], ["=x"], ["1A=x"], ["a-b=x"], ["é=x"], ["a.b=x"], [" A=x"], ["A =x"], ["\nA=x"], ["A\n=x"], [""]),
-            *(["A=\0"], ["A=" + "b" * (LONGEST - 1)], "A=b", [None]),
+            *(["A=\0"], ["A=" + "b" * (LONGEST - 1)], "A=b", [None], ["A="] * (ITEMS + 1)),
         ],
     ),
     "allowInteractiveAuthentication": ([True, False], ["true", 0, 1, []]),
@@ -387,6 +433,31 @@ def test_replies_leave_out_what_is_not_known() -> None:
     assert not empty.is_valid({"machine": machine})
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters", "parameter", "reason"),
+    [
+        ("GetMachine", {"name": "a_b"}, "name", "must be a host name such as web-1 or web-1.example, or .host"),
+        ("RemoveImage", {"name": "."}, "name", "must be an image name: no slash, no control characters, "),
+        ("CopyToMachine", {"name": "a", "src": "b"}, "src", "must be an absolute path without NUL"),
+        (
+            "CopyToMachine",
+            {"name": "a", "src": "/b", "dest": "c"},
+            "dest",
+            "must be an absolute path without NUL, or empty",
+        ),
+        ("OpenMachineShell", {"name": "a", "env": ["A=", "B"]}, "env[1]", "must be an assignment NAME=VALUE, "),
+        ("OpenMachineShell", {"name": "a", "user": "b:c"}, "user", "must be a user name or UID, "),
+        ("OpenMachineShell", {"name": "a", "args": ["", "\0"]}, "args[1]", "must be a text without NUL"),
+        ("OpenMachineShell", {"name": "a", "args": [""] * (ITEMS + 1)}, "args", "must have at most 16384 items"),
+    ],
+)
+def test_a_reason_is_for_people(method: str, parameters: dict[str, Any], parameter: str, reason: str) -> None:
+    with pytest.raises(errors.InvalidParameter) as caught:
+        bridge_contract.Contract().check(f"io.machine1.{method}", parameters)
+    assert caught.value.parameters["parameter"] == parameter
+    assert caught.value.parameters["reason"].startswith(reason)
+
+
 def test_no_pattern_backtracks_catastrophically() -> None:
     """Each pattern against long strings that almost match, longer than the schema would even let through."""
     patterns = set(re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(METHODS)))
@@ -405,7 +476,7 @@ def test_no_pattern_backtracks_catastrophically() -> None:
 def minimal() -> dict[str, Any]:
     """The smallest document with everything in it that the refusals below change."""
     properties = {
-        "text": {"description": "D.", "type": "string", "maxLength": 9, "pattern": "^[a-z]*$"},
+        "text": {**STRING, "maxLength": 9, "pattern": "^[a-z]*$", "x-rule": "a word"},
         "number": {"description": "D.", "type": "integer", "minimum": 0, "maximum": 9},
         "choice": {"description": "D.", "type": "string", "enum": ["one", "two"]},
         "list": {"description": "D.", "type": "array", "items": {"type": "string"}},
@@ -492,6 +563,11 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "pattern class": (put("fields text pattern", r"^\d$"), r"text: the pattern .* has \\d, which differs"),
     "pattern class in set": (put("fields text pattern", r"^[\w-]$"), r"text: .* which differs"),
     "pattern broken": (put("fields text pattern", "^(a$"), r"text: the pattern .*: missing \)"),
+    "pattern unexplained": (put("fields text x-rule", ...), r"text: the pattern \^\[a-z\]\*\$ needs an x-rule"),
+    "rule as a sentence": (put("fields text x-rule", "A word."), r"text: the pattern .* needs an x-rule"),
+    "rule of two lines": (put("fields text x-rule", "a\nb"), r"text: the pattern .* needs an x-rule"),
+    "rule without pattern": (put("fields text pattern", ...), r"text: x-rule explains a pattern, and here is none"),
+    "rule of a number": (put("fields number x-rule", "a"), r"number: not for type integer here: x-rule"),
     "no description": (put("fields text description", ...), r"requestBody\.text: a description is needed"),
     "no comment": (put("named description", " \n"), r"Thing: a description is needed"),
     "comment not ASCII": (put("info description", "µs"), r"info: a description has to be ASCII"),
@@ -535,6 +611,7 @@ def test_the_minimal_document_is_taken() -> None:
     assert properties["choice"] == {"type": ["string", "null"], "enum": ["one", "two", None]}
     assert properties["thing"]["type"] == ["object", "null"]
     assert properties["text"]["pattern"] == r"^[a-z]*(?![\s\S])"
+    assert properties["text"]["$comment"] == "a word"
 
 
 @pytest.mark.parametrize("case", REFUSED)

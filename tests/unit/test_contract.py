@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Parameters are held against the contract, and what is wrong is said for people. Its contents: test_contract_derived."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge import contract as module
+from bridge.contract import Contract
+from bridge.errors import InterfaceNotFound, InvalidParameter, MethodNotFound
+
+SHELL = "io.machine1.OpenMachineShell"
+KILL = "io.machine1.KillMachine"
+SECRET = "hunter2\n"
+
+
+@pytest.fixture
+def contract() -> Contract:
+    return Contract()
+
+
+def test_right_parameters_are_handed_on(contract: Contract) -> None:
+    parameters = {"name": "web1", "who": "leader", "signal": 64}
+    assert contract.check(KILL, parameters) == parameters
+
+
+def test_null_is_absent(contract: Contract) -> None:
+    parameters = {"name": "web1", "who": None, "signal": None, "allowInteractiveAuthentication": None}
+    assert contract.check(KILL, parameters) == {"name": "web1"}
+
+
+def test_false_zero_and_nothing_are_not_absent(contract: Contract) -> None:
+    parameters = {"name": "web1", "user": "", "args": [], "allowInteractiveAuthentication": False}
+    assert contract.check(SHELL, parameters) == parameters
+
+
+def test_the_clients_parameters_are_not_changed(contract: Contract) -> None:
+    parameters = {"name": "web1", "who": None}
+    contract.check(KILL, parameters)
+    assert parameters == {"name": "web1", "who": None}
+
+
+WRONG: list[tuple[str, dict[str, Any], str, str]] = [
+    (KILL, {}, "name", "is required"),
+    (KILL, {"signal": 15}, "name", "is required"),
+    ("io.machine1.CloneImage", {"name": "a"}, "dest", "is required"),
+    (KILL, {"name": None}, "name", "must be a string"),
+    (KILL, {"name": 5}, "name", "must be a string"),
+    (KILL, {"name": [SECRET]}, "name", "must be a string"),
+    (KILL, {"name": ""}, "name", "must have at least 1 characters"),
+    (KILL, {"name": "a" * 65}, "name", "must have at most 64 characters"),
+    (KILL, {"name": SECRET}, "name", "must match "),
+    (KILL, {"name": "a", "nmae": SECRET}, "nmae", "is not a parameter of this method"),
+    (KILL, {"name": "a", "x.y": SECRET}, "x.y", "is not a parameter of this method"),
+    (KILL, {"name": "a", "nothing": None}, "nothing", "is not a parameter of this method"),
+    (KILL, {"name": "a", "who": SECRET}, "who", "must be one of all, leader"),
+    (KILL, {"name": "a", "signal": 0}, "signal", "must be at least 1"),
+    (KILL, {"name": "a", "signal": 65}, "signal", "must be at most 64"),
+    (KILL, {"name": "a", "signal": 2**64 - 1}, "signal", "must be at most 64"),
+    # Python and JSON Schema take these two for integers.
+    (KILL, {"name": "a", "signal": True}, "signal", "must be an integer"),
+    (KILL, {"name": "a", "signal": 1.0}, "signal", "must be an integer"),
+    (KILL, {"name": "a", "signal": "15"}, "signal", "must be an integer"),
+    ("io.machine1.ListMachines", {"all": 1}, "all", "must be a boolean"),
+    (SHELL, {"name": "a", "args": SECRET}, "args", "must be an array"),
+    (SHELL, {"name": "a", "args": {"0": SECRET}}, "args", "must be an array"),
+    (SHELL, {"name": "a", "args": ["x", "y", 7]}, "args[2]", "must be a string"),
+    (SHELL, {"name": "a", "args": [None]}, "args[0]", "must be a string"),
+    (SHELL, {"name": "a", "args": ["x", SECRET * 20_000]}, "args[1]", "must have at most 131071 characters"),
+    (SHELL, {"name": "a", "env": ["A=b", SECRET]}, "env[1]", "must match "),
+    (SHELL, {"name": "a", "env": ["A=b"] * 65537}, "env", "must have at most 65536 items"),
+    ("org.varlink.service.GetInfo", {"x": 1}, "x", "is not a parameter of this method"),
+]
+
+
+@pytest.mark.parametrize(("method", "parameters", "path", "reason"), WRONG)
+def test_what_is_wrong_is_said_for_people(
+    contract: Contract, method: str, parameters: dict[str, Any], path: str, reason: str
+) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        contract.check(method, parameters)
+    assert caught.value.parameters["parameter"] == path
+    said = caught.value.parameters["reason"]
+    assert said.startswith(reason) if reason.endswith(" ") else said == reason
+    # A value may be a secret, or larger than the reply to it should be.
+    assert SECRET.strip() not in said
+    assert len(said) < 300
+
+
+def keywords(schema: dict[str, Any]) -> set[str]:
+    """The keywords of JSON Schema in a schema, without the names of properties."""
+    found = set(schema)
+    for member in schema.get("properties", {}).values():
+        found |= keywords(member)
+    if "items" in schema:
+        found |= keywords(schema["items"])
+    return found
+
+
+def test_each_keyword_of_the_contract_has_a_reason_for_people(contract: Contract) -> None:
+    used = set().union(*(keywords(method["parameters"]) for method in contract.methods.values()))
+    # What these two hold is checked by the keywords inside of them.
+    assert used - {"properties", "items"} == set(module._REASONS)
+
+
+def test_a_reason_names_all_types_but_null(tmp_path: Path) -> None:
+    """No method takes two types yet, so this is a contract of its own."""
+    schema = {"type": "object", "properties": {"x": {"type": ["integer", "string", "null"]}}}
+    path = tmp_path / "contract.json"
+    path.write_text(json.dumps({"interfaces": {}, "errors": {}, "methods": {"a.B": {"parameters": schema}}}))
+    with pytest.raises(InvalidParameter) as caught:
+        Contract(path).check("a.B", {"x": []})
+    assert caught.value.parameters["reason"] == "must be an integer or a string"
+
+
+@pytest.mark.parametrize("method", ["io.machine1.NoSuch", "io.machine1.", "org.varlink.service.GetNothing"])
+def test_a_known_interface_does_not_have_every_method(contract: Contract, method: str) -> None:
+    with pytest.raises(MethodNotFound) as caught:
+        contract.check(method, {})
+    assert caught.value.parameters == {"method": method}
+
+
+@pytest.mark.parametrize(
+    ("method", "interface"),
+    [
+        ("io.machine2.ListMachines", "io.machine2"),
+        # As a prefix or a part it is another interface.
+        ("io.machine1", "io"),
+        ("io.machine1.x.ListMachines", "io.machine1.x"),
+        ("x.io.machine1.ListMachines", "x.io.machine1"),
+        ("ListMachines", ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_interface_is_told_from_an_unknown_method(contract: Contract, method: str, interface: str) -> None:
+    with pytest.raises(InterfaceNotFound) as caught:
+        contract.check(method, {"x": 1})
+    assert caught.value.parameters == {"interface": interface}
+
+
+def test_what_does_not_exist_is_not_remembered(contract: Contract) -> None:
+    """Or a client that invents names would fill the memory."""
+    for number in range(10):
+        with pytest.raises(MethodNotFound):
+            contract.check(f"io.machine1.X{number}", {})
+    contract.check("io.machine1.ListMachines", {})
+    assert list(contract._validators) == ["io.machine1.ListMachines"]
+
+
+def test_the_second_check_is_as_strict_as_the_first(contract: Contract) -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidParameter):
+            contract.check(KILL, {"name": "a", "signal": True})
+        assert contract.check(KILL, {"name": "a"}) == {"name": "a"}

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The exceptions and the contract name the same errors with the same parameters."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from bridge import errors
+from bridge.contract import Contract
+from bridge.errors import VarlinkError
+
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, VarlinkError) and value is not VarlinkError
+]
+SCHEMAS = Contract().errors
+OWN = [kind for kind in CLASSES if kind.name.startswith("io.machine1.")]
+
+# UAPI.20, org.varlink.service. `reason` is ours: systemd and the Go library ignore what they do not know.
+STANDARD = {
+    "org.varlink.service.InterfaceNotFound": {"interface"},
+    "org.varlink.service.MethodNotFound": {"method"},
+    "org.varlink.service.MethodNotImplemented": {"method"},
+    "org.varlink.service.InvalidParameter": {"parameter", "reason"},
+    "org.varlink.service.PermissionDenied": set(),
+}
+
+
+def make(kind: type[VarlinkError]) -> VarlinkError:
+    """An instance, each parameter of the constructor with its own name as the value."""
+    parameters = inspect.signature(kind).parameters.values()
+    return kind(**{each.name: each.name for each in parameters if each.kind is not each.VAR_KEYWORD})
+
+
+def test_each_error_of_the_contract_has_one_class_and_the_other_way_round() -> None:
+    assert sorted(kind.name for kind in OWN) == sorted(SCHEMAS)
+
+
+def test_all_other_errors_are_those_of_the_standard() -> None:
+    assert sorted(kind.name for kind in CLASSES if kind not in OWN) == sorted(STANDARD)
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_parameters_are_those_of_the_contract(kind: type[VarlinkError]) -> None:
+    error = make(kind)
+    schema = SCHEMAS[kind.name]
+    Draft202012Validator(schema).validate(error.parameters)
+    # None that the contract has is left out either, required or not.
+    assert error.parameters.keys() == schema["properties"].keys()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in OWN])
+def test_parameters_are_those_of_the_standard(kind: type[VarlinkError]) -> None:
+    assert make(kind).parameters.keys() == STANDARD[kind.name]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_each_parameter_says_what_it_was_given(kind: type[VarlinkError]) -> None:
+    error = make(kind)
+    given = [name for name, each in inspect.signature(kind).parameters.items() if each.kind is not each.VAR_KEYWORD]
+    # No value is swapped with another or lost. `name` is the interface's word for what the code calls by its kind.
+    assert sorted(error.parameters.values()) == sorted(given)
+    assert all(value in (name, "machine", "image") for name, value in error.parameters.items())
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_name_is_that_of_the_class(kind: type[VarlinkError]) -> None:
+    assert kind.name.rpartition(".")[2] == kind.__name__
+
+
+def test_an_error_shows_its_parameters_in_a_traceback() -> None:
+    assert "web1" in str(errors.NoSuchMachine("web1"))

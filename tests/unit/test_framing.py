@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bytes to calls and replies to bytes, strictly: what two readers could read differently is refused."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from bridge.framing import DEPTH_MAX, MESSAGE_MAX, ProtocolError, Reader, parse_call, serialise_reply
+from bridge.messages import Call, Reply
+
+
+def nested(levels: int, extra: str = "") -> bytes:
+    """A call as many levels deep: itself, its parameters, lists in lists."""
+    lists = levels - 2
+    return f'{{"method":"a.B","parameters":{{{extra}"x":{"[" * lists}{"]" * lists}}}}}'.encode()
+
+
+def parameters(text: str) -> bytes:
+    return f'{{"method":"a.B","parameters":{text}}}'.encode()
+
+
+# --- a call ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        (b'{"method":"a.B"}', Call("a.B")),
+        (b'{"method":"a.B","parameters":{}}', Call("a.B")),
+        # libvarlink's CLI sends it so.
+        (b'{"method":"a.B","parameters":null}', Call("a.B")),
+        (b' {\n"method" : "a.B"\t} ', Call("a.B")),
+        (b'{"method":"a.B","parameters":{"x":[1,"y",null,true]}}', Call("a.B", {"x": [1, "y", None, True]})),
+        (b'{"method":"a.B","more":true}', Call("a.B", more=True)),
+        (b'{"method":"a.B","oneway":true}', Call("a.B", oneway=True)),
+        (b'{"method":"a.B","upgrade":true}', Call("a.B", upgrade=True)),
+        (b'{"method":"a.B","more":null,"oneway":null,"upgrade":null}', Call("a.B")),
+        (b'{"method":"a.B","more":false,"oneway":false,"upgrade":true}', Call("a.B", upgrade=True)),
+        # A key with a dot is an extension that others may know.
+        (b'{"method":"a.B","com.example.trace":{"id":1}}', Call("a.B")),
+        ('{"method":"ä.B"}'.encode(), Call("ä.B")),
+        (b'{"method":"\\u00e4.\\ud83d\\ude00"}', Call("ä.\U0001f600")),
+        # It is for others to say that there is no such method.
+        (b'{"method":""}', Call("")),
+    ],
+)
+def test_a_call_is_read(message: bytes, call: Call) -> None:
+    assert parse_call(message) == call
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        (b"", "not JSON"),
+        (b" ", "not JSON"),
+        (b"hello", "not JSON"),
+        (b'{"method":"a.B"', "not JSON"),
+        (b'{"method":"a.B"} {"method":"a.B"}', "not JSON"),
+        (b'{"method":"a.B",}', "not JSON"),
+        (b"{'method':'a.B'}", "not JSON"),
+        (b'\xef\xbb\xbf{"method":"a.B"}', "not JSON"),
+        (b'{"method":"a.\xff"}', "not JSON"),
+        (b'{"method":"a.\xc0\xaf"}', "not JSON"),  # an overlong form
+        (b'{"method":"a.\xed\xa0\x80"}', "not JSON"),  # half a surrogate pair
+        (b'{"method":"a.\n"}', "not JSON"),
+        (b"[]", "not an object"),
+        (b'["method","a.B"]', "not an object"),
+        (b"null", "not an object"),
+        (b"7", "not an object"),
+        (b'"method"', "not an object"),
+        (b"{}", "no method"),
+        (b'{"parameters":{}}', "no method"),
+        (b'{"method":null}', "no method"),
+        (b'{"method":7}', "no method"),
+        (b'{"method":["a.B"]}', "no method"),
+        (b'{"method":"a.B","parameters":[]}', "parameters"),
+        (b'{"method":"a.B","parameters":"x"}', "parameters"),
+        (b'{"method":"a.B","parameters":0}', "parameters"),
+        (b'{"method":"a.B","parameters":false}', "parameters"),
+        (b'{"method":"a.B","continues":true}', "unknown key in a call: 'continues'"),
+        (b'{"method":"a.B","error":null}', "unknown key"),
+        (b'{"method":"a.B","":1}', "unknown key"),
+        (b'{"method":"a.B","More":true}', "unknown key"),
+        (b'{"method":"a.B","more":1}', "flag"),
+        (b'{"method":"a.B","oneway":0}', "flag"),
+        (b'{"method":"a.B","upgrade":"true"}', "flag"),
+        (b'{"method":"a.B","more":{}}', "flag"),
+        (b'{"method":"a.B","more":true,"oneway":true}', "more than one"),
+        (b'{"method":"a.B","more":true,"upgrade":true}', "more than one"),
+        (b'{"method":"a.B","oneway":true,"upgrade":true}', "more than one"),
+        (b'{"method":"a.B","more":true,"oneway":true,"upgrade":true}', "more than one"),
+        (b'{"method":"a.B","method":"a.C"}', "twice"),
+        (b'{"method":"a.B","m\\u0065thod":"a.B"}', "twice"),
+        (parameters('{"x":1,"x":1}'), "twice"),
+        (parameters('{"x":[{"y":{"z":1,"z":2}}]}'), "twice"),
+        (b'{"method":"a.B","com.example":{"x":1,"x":1}}', "twice"),
+        (parameters('{"x":NaN}'), "NaN"),
+        (parameters('{"x":Infinity}'), "Infinity"),
+        (parameters('{"x":[-Infinity]}'), "-Infinity"),
+        (parameters('{"x":18446744073709551616}'), "64 bits"),
+        (parameters('{"x":-9223372036854775809}'), "64 bits"),
+        (parameters(f'{{"x":{"9" * 5000}}}'), "64 bits"),  # more digits than int() takes
+        (parameters('{"x":"\\ud800"}'), "surrogate"),
+        (parameters('{"x":"\\udfff"}'), "surrogate"),
+        (parameters('{"x":"\\ude00\\ud83d"}'), "surrogate"),  # a pair the wrong way round
+        (parameters('{"x":["a",{"y":"b\\ud83d"}]}'), "surrogate"),
+        (parameters('{"\\udc00":1}'), "surrogate"),
+        (b'{"method":"a.\\ud800"}', "surrogate"),
+        (b'{"method":"a.B","com.example.\\ud800":1}', "surrogate"),
+        (parameters('{"x":"a\\u0000b"}'), "NUL"),
+        (parameters('{"x":[["\\u0000"]]}'), "NUL"),
+        (parameters('{"a\\u0000":1}'), "NUL"),
+    ],
+)
+def test_what_is_no_call_ends_the_connection(message: bytes, complaint: str) -> None:
+    with pytest.raises(ProtocolError, match=complaint):
+        parse_call(message)
+
+
+def test_a_complaint_does_not_repeat_what_is_long() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_call(json.dumps({"method": "a.B", "x" * 100_000: 1}).encode())
+    assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63 - 1, -(2**63), 2**64 - 1])
+def test_integers_of_64_bits_are_read_exactly(number: int) -> None:
+    """Those over 2**63 are for the contract to refuse, as a parameter that is wrong."""
+    assert parse_call(parameters(f'{{"x":{number}}}')).parameters == {"x": number}
+
+
+@pytest.mark.parametrize("number", ["1.0", "0.5", "-1e3", "1E0"])
+def test_a_float_stays_one(number: str) -> None:
+    (value,) = parse_call(parameters(f'{{"x":{number}}}')).parameters.values()
+    assert type(value) is float
+    assert value == float(number)
+
+
+def test_true_stays_true() -> None:
+    (value,) = parse_call(parameters('{"x":true}')).parameters.values()
+    assert value is True
+
+
+# --- depth ----------------------------------------------------------------------------------------------------------
+
+# So many brackets that levels have to be counted, on two levels.
+SIBLINGS = f'"y":[{",".join(["[]", "{}"] * DEPTH_MAX)}],'
+
+
+@pytest.mark.parametrize("extra", ["", SIBLINGS], ids=["few", "many"])
+@pytest.mark.parametrize("levels", [3, DEPTH_MAX - 1, DEPTH_MAX])
+def test_levels_up_to_the_limit_are_read(levels: int, extra: str) -> None:
+    assert "x" in parse_call(nested(levels, extra)).parameters
+
+
+@pytest.mark.parametrize("extra", ["", SIBLINGS], ids=["few", "many"])
+@pytest.mark.parametrize("levels", [DEPTH_MAX + 1, DEPTH_MAX + 2, 1000, 1_000_000])
+def test_levels_beyond_the_limit_are_refused(levels: int, extra: str) -> None:
+    with pytest.raises(ProtocolError, match="nested"):
+        parse_call(nested(levels, extra))
+
+
+def test_objects_count_as_levels_too() -> None:
+    with pytest.raises(ProtocolError, match="nested"):
+        parse_call(parameters('{"x":' * DEPTH_MAX + "1" + "}" * DEPTH_MAX))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100,
+        "]" * 100,
+        "{[" * 100,
+        '"' + "[" * 100,
+        "\\" + "[" * 100,
+        '\\"' + "[" * 100 + '"',
+        "[" * 100 + "\\",
+        "\\\\" * 50 + "{" * 100,
+    ],
+)
+def test_brackets_in_strings_are_no_levels(text: str) -> None:
+    assert parse_call(json.dumps({"method": "a.B", "parameters": {"x": text, text: 1}}).encode()).parameters == {
+        "x": text,
+        text: 1,
+    }
+
+
+def test_a_quote_that_is_escaped_does_not_hide_levels() -> None:
+    """The string ends at the quote after two backslashes, and what follows counts."""
+    with pytest.raises(ProtocolError, match="nested"):
+        parse_call(parameters('{"z":"\\\\","x":' + "[" * 100 + "]" * 100 + ',"w":"\\""}'))
+
+
+@pytest.mark.parametrize("end", ["", "\\", '\\"', "\\\\\\"])
+def test_a_string_without_an_end_is_refused(end: str) -> None:
+    with pytest.raises(ProtocolError):
+        parse_call(b'{"method":"' + b"[" * 100 + end.encode())
+
+
+SIZE = MESSAGE_MAX
+HOSTILE = {
+    "quotes": b'"' * SIZE,
+    "backslashes": b"\\" * SIZE,
+    "opening brackets": b"[" * SIZE,
+    "closing brackets": b"]" * SIZE,
+    "pairs": b"[]" * (SIZE // 2),
+    "nested and closed": b"[" * (SIZE // 2) + b"]" * (SIZE // 2),
+    "wrong pairs": b"[}" * (SIZE // 2),
+    "objects in objects": b'{"":' * (SIZE // 4),
+    "escaped quotes outside of strings": b'\\"' * (SIZE // 2),
+    "an endless string of backslashes": b'"' + b"\\" * (SIZE - 1),
+    "an endless string of escaped quotes": b'"' + b'\\"' * (SIZE // 2 - 1),
+    "endless strings of brackets": b'"[' * (SIZE // 2),
+    "an endless string at the end": b'{"":"' + b"[" * (SIZE - 5),
+    "digits": b"[" * 33 + b"1" * (SIZE - 33),
+    "digits after a point": b"0." + b"1" * (SIZE - 2),
+    "escapes": b'{"method":"' + b"\\u0061" * (SIZE // 6 - 3) + b'"}',
+    "one escape in a long string": b'{"method":"\\u0061' + b"x" * (SIZE - 19) + b'"}',
+    "empty lists": b'{"method":"a.B","parameters":{"x":[' + b"[]," * (SIZE // 3 - 20) + b"[]]}}",
+    "spaces": b" " * SIZE,
+    "levels deep in many lists": b"[" + (b"[" * 31 + b"]" * 31 + b",") * (SIZE // 63 - 1),
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE.keys())
+def test_reading_takes_time_linear_in_the_size(message: bytes) -> None:
+    """One thread serves everybody. What is quadratic in 4 MiB takes minutes; the bound is generous on purpose."""
+    assert len(message) <= MESSAGE_MAX
+    started = time.process_time()
+    try:
+        parse_call(b"[" * 33 + message)
+        parse_call(message)
+    except ProtocolError:
+        pass
+    try:
+        parse_call(message)
+    except ProtocolError:
+        pass
+    assert time.process_time() - started < 3
+
+
+# --- a stream of messages -------------------------------------------------------------------------------------------
+
+
+def messages(reader: Reader) -> list[bytes]:
+    return list(iter(reader.next_message, None))
+
+
+def test_messages_end_with_nul() -> None:
+    reader = Reader()
+    reader.feed(b"one\0two\0\0thr")
+    assert messages(reader) == [b"one", b"two", b""]
+    reader.feed(b"ee\0")
+    assert messages(reader) == [b"three"]
+
+
+def test_messages_come_byte_by_byte() -> None:
+    reader = Reader()
+    found = []
+    for byte in b"one\0\0two\0":
+        reader.feed(bytes([byte]))
+        found += messages(reader)
+    assert found == [b"one", b"", b"two"]
+
+
+def test_the_beginning_of_a_message_is_kept_when_others_are_taken() -> None:
+    reader = Reader()
+    assert not reader.pending
+    reader.feed(b"one\0tw")
+    assert reader.pending
+    assert reader.next_message() == b"one"
+    assert reader.pending
+    assert reader.next_message() is None
+    reader.feed(b"o\0")
+    assert reader.next_message() == b"two"
+    assert not reader.pending
+
+
+def test_many_messages_at_once() -> None:
+    reader = Reader()
+    reader.feed(b"x\0" * 100_000)
+    started = time.process_time()
+    assert messages(reader) == [b"x"] * 100_000
+    assert time.process_time() - started < 2
+
+
+def test_a_long_message_in_small_pieces_takes_time_linear_in_its_size() -> None:
+    """What was searched for the end once is not searched again."""
+    reader = Reader()
+    piece = b"x" * 64
+    started = time.process_time()
+    for _ in range(MESSAGE_MAX // len(piece)):
+        reader.feed(piece)
+        assert reader.next_message() is None
+    assert time.process_time() - started < 2
+    reader.feed(b"\0")
+    assert reader.next_message() == b"x" * MESSAGE_MAX
+
+
+@pytest.mark.parametrize("length", [9, 10])
+def test_a_message_up_to_the_limit_is_taken(length: int) -> None:
+    reader = Reader(10)
+    reader.feed(b"x" * length)
+    assert reader.next_message() is None
+    reader.feed(b"\0")
+    assert reader.next_message() == b"x" * length
+
+
+@pytest.mark.parametrize("end", [b"", b"\0"], ids=["unfinished", "finished"])
+def test_a_message_beyond_the_limit_is_refused_as_soon_as_it_is(end: bytes) -> None:
+    reader = Reader(10)
+    reader.feed(b"x" * 11 + end)
+    with pytest.raises(ProtocolError, match="more than 10 bytes"):
+        reader.next_message()
+
+
+def test_the_limit_is_of_one_message_and_not_of_all() -> None:
+    reader = Reader(10)
+    reader.feed((b"x" * 10 + b"\0") * 3 + b"y" * 10)
+    assert messages(reader) == [b"x" * 10] * 3
+    reader.feed(b"y")
+    with pytest.raises(ProtocolError):
+        reader.next_message()
+
+
+def test_the_limit_without_another_is_that_of_the_module() -> None:
+    reader = Reader()
+    reader.feed(b"x" * MESSAGE_MAX)
+    assert reader.next_message() is None
+    reader.feed(b"x")
+    with pytest.raises(ProtocolError):
+        reader.next_message()
+
+
+# --- a reply --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply(), b"{}\0"),
+        (Reply({"x": 1}), b'{"parameters":{"x":1}}\0'),
+        (Reply(error="a.E"), b'{"error":"a.E","parameters":null}\0'),
+        (Reply({"x": "y"}, error="a.E"), b'{"error":"a.E","parameters":{"x":"y"}}\0'),
+        (Reply({"x": "ä\U0001f600"}), '{"parameters":{"x":"ä\U0001f600"}}\0'.encode()),
+        # The only NUL is the one at the end.
+        (Reply({"x": "a\0b"}), b'{"parameters":{"x":"a\\u0000b"}}\0'),
+    ],
+)
+def test_a_reply_is_written(reply: Reply, message: bytes) -> None:
+    assert serialise_reply(reply) == message

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The event loop: futures, timers, coroutines, file descriptors."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from bridge.loop import HANGUP, READ, WRITE, Future, Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    pairs = [socket.socketpair() for _ in range(2)]
+    yield pairs
+    for pair in pairs:
+        for each in pair:
+            each.close()
+
+
+def run(loop: Loop, seconds: float = 0) -> None:
+    """As long as there is something to do at once, and `seconds` more."""
+    loop.call_later(seconds, lambda: loop.call_soon(lambda: loop.call_soon(loop.stop)))
+    loop.run()
+
+
+# --- futures --------------------------------------------------------------------------------------------------------
+
+
+async def wait(future: Future[str], log: list[str]) -> None:
+    try:
+        log.append(await future)
+    except ValueError as error:
+        log.append(f"failed: {error}")
+
+
+def nothing(_: object) -> None:
+    pass
+
+
+def test_a_coroutine_goes_on_when_the_future_is_resolved(loop: Loop) -> None:
+    future, log = Future[str](loop), list[str]()
+    loop.start(wait(future, log), nothing)
+    assert future.resolve("value")
+    # Whoever resolves is not interrupted by who waited.
+    assert log == []
+    run(loop)
+    assert log == ["value"]
+
+
+def test_a_failed_future_raises_where_it_is_awaited(loop: Loop) -> None:
+    future, log = Future[str](loop), list[str]()
+    loop.start(wait(future, log), nothing)
+    assert future.fail(ValueError("no"))
+    run(loop)
+    assert log == ["failed: no"]
+
+
+def test_only_the_first_result_counts(loop: Loop) -> None:
+    future, log = Future[str](loop), list[str]()
+    assert not future.done
+    assert future.resolve("first")
+    assert future.done
+    assert not future.resolve("second")
+    assert not future.fail(ValueError("late"))
+    loop.start(wait(future, log), nothing)
+    assert log == ["first"]
+
+
+def test_a_value_after_a_failure_is_told_that_it_is_late(loop: Loop) -> None:
+    future, log = Future[str](loop), list[str]()
+    assert future.fail(ValueError("no"))
+    assert not future.resolve("late")
+    loop.start(wait(future, log), nothing)
+    assert log == ["failed: no"]
+
+
+def test_all_who_wait_go_on_in_their_order(loop: Loop) -> None:
+    future, log = Future[str](loop), list[str]()
+    for name in "abc":
+        future.when_done(lambda name=name: log.append(name))  # type: ignore[misc]
+    future.resolve("")
+    future.when_done(lambda: log.append("later"))
+    assert log == []
+    run(loop)
+    assert log == ["a", "b", "c", "later"]
+
+
+def test_none_is_a_value(loop: Loop) -> None:
+    future = Future[None](loop)
+    results: list[None] = []
+
+    async def body() -> None:
+        results.append(await future)  # type: ignore[func-returns-value]
+
+    loop.start(body(), nothing)
+    future.resolve(None)
+    run(loop)
+    assert results == [None]
+
+
+# --- coroutines -----------------------------------------------------------------------------------------------------
+
+
+def test_a_coroutine_runs_at_once_as_far_as_it_goes(loop: Loop) -> None:
+    future, log = Future[str](loop), list[str]()
+
+    async def body() -> str:
+        log.append("begun")
+        return await future + "!"
+
+    loop.start(body(), log.append)
+    assert log == ["begun"]
+    future.resolve("value")
+    run(loop)
+    assert log == ["begun", "value!"]
+
+
+def test_a_coroutine_that_never_waits_is_finished_before_start_returns(loop: Loop) -> None:
+    log: list[str] = []
+
+    async def body() -> str:
+        return "done"
+
+    loop.start(body(), log.append)
+    assert log == ["done"]
+
+
+def test_a_coroutine_waits_many_times(loop: Loop) -> None:
+    futures, log = [Future[int](loop) for _ in range(3)], list[int]()
+
+    async def body() -> int:
+        return sum([await future for future in futures])
+
+    loop.start(body(), log.append)
+    for value, future in enumerate(reversed(futures)):
+        future.resolve(value + 1)
+        run(loop)
+    assert log == [6]
+
+
+def test_a_bug_in_a_coroutine_ends_the_loop(loop: Loop) -> None:
+    future = Future[None](loop)
+
+    async def body() -> None:
+        await future
+        raise ZeroDivisionError
+
+    loop.start(body(), nothing)
+    future.resolve(None)
+    with pytest.raises(ZeroDivisionError):
+        loop.run()
+
+
+# --- callbacks and timers -------------------------------------------------------------------------------------------
+
+
+def test_what_is_due_soon_does_not_starve_descriptors(
+    loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    (here, there), _ = pairs
+    turns = 0
+
+    def again() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(again)
+        assert turns < 100, "descriptors are starved"
+
+    loop.call_soon(again)
+    loop.watch(here.fileno(), READ, lambda _: loop.stop())
+    there.send(b"x")
+    loop.run()
+    loop.unwatch(here.fileno())
+
+
+def test_callbacks_run_in_their_order_and_those_they_ask_for_after_them(loop: Loop) -> None:
+    log: list[str] = []
+    loop.call_soon(lambda: (log.append("a"), loop.call_soon(lambda: log.append("c")))[0])
+    loop.call_soon(lambda: log.append("b"))
+    run(loop)
+    assert log == ["a", "b", "c"]
+
+
+def test_timers_go_off_in_the_order_of_their_times(loop: Loop) -> None:
+    log: list[str] = []
+    for name, seconds in (("c", 0.03), ("a", 0.01), ("b", 0.02)):
+        loop.call_later(seconds, lambda name=name: log.append(name))  # type: ignore[misc]
+    run(loop, 0.04)
+    assert log == ["a", "b", "c"]
+
+
+def test_timers_of_the_same_time_go_off_in_the_order_they_were_set(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[int] = []
+    now = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: now)
+        for number in range(10):
+            loop.call_later(0, lambda number=number: log.append(number))  # type: ignore[misc]
+    run(loop)
+    assert log == list(range(10))
+
+
+def test_a_timer_does_not_go_off_early(loop: Loop) -> None:
+    started = time.monotonic()
+    loop.call_later(0.05, loop.stop)
+    loop.run()
+    assert time.monotonic() - started >= 0.05
+
+
+def test_waiting_for_a_timer_costs_no_time_of_the_processor(loop: Loop) -> None:
+    started = time.process_time()
+    loop.call_later(0.2, loop.stop)
+    loop.run()
+    assert time.process_time() - started < 0.1
+
+
+def test_a_cancelled_timer_does_not_go_off(loop: Loop) -> None:
+    log: list[str] = []
+    timer = loop.call_later(0.01, lambda: log.append("cancelled"))
+    timer.cancel()
+    timer.cancel()
+    loop.call_later(0.02, lambda: log.append("other"))
+    run(loop, 0.03)
+    assert log == ["other"]
+
+
+def test_a_timer_that_is_cancelled_by_one_due_with_it_does_not_go_off(loop: Loop) -> None:
+    log: list[str] = []
+    loop.call_later(0, lambda: second.cancel())
+    second = loop.call_later(0, lambda: log.append("second"))
+    time.sleep(0.001)
+    run(loop)
+    assert log == []
+
+
+def test_a_timer_goes_off_once_and_can_be_cancelled_after(loop: Loop) -> None:
+    log: list[str] = []
+    timer = loop.call_later(0, lambda: log.append("once"))
+    run(loop, 0.01)
+    timer.cancel()
+    run(loop, 0.01)
+    assert log == ["once"]
+    # It was gone already: nothing is left to be counted as cancelled.
+    assert loop._cancelled_timers == 0
+
+
+def test_cancelled_timers_do_not_pile_up(loop: Loop) -> None:
+    """A busy service sets a deadline for each call and cancels nearly all, long before their times."""
+    log: list[str] = []
+    loop.call_later(0.02, lambda: log.append("kept"))
+    for _ in range(10_000):
+        loop.call_later(3600, lambda: log.append("cancelled")).cancel()
+        assert len(loop._timers) <= 205
+    run(loop, 0.03)
+    assert log == ["kept"]
+
+
+def test_timers_are_kept_while_others_are_cancelled(loop: Loop) -> None:
+    log: list[int] = []
+    timers = []
+    for number in range(1000):
+        timers.append(loop.call_later(number / 1e6, lambda number=number: log.append(number)))  # type: ignore[misc]
+    for number, timer in enumerate(timers):
+        if number % 10:
+            timer.cancel()
+    assert len(loop._timers) < 300
+    run(loop, 0.02)
+    assert log == list(range(0, 1000, 10))
+    assert loop._timers == []
+    assert loop._cancelled_timers == 0
+
+
+# --- file descriptors -----------------------------------------------------------------------------------------------
+
+
+def test_a_handler_is_told_what_happened(loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+    (here, there), _ = pairs
+    log: list[int] = []
+
+    def handler(events: int) -> None:
+        log.append(events)
+        loop.stop()
+
+    loop.watch(here.fileno(), READ, handler)
+    there.send(b"x")
+    loop.run()
+    here.recv(1)
+    loop.change(here.fileno(), WRITE)
+    loop.run()
+    loop.change(here.fileno(), 0)
+    there.close()
+    loop.run()
+    loop.unwatch(here.fileno())
+    assert log[:2] == [READ, WRITE]
+    # Hang-up comes unasked.
+    assert log[2] & HANGUP
+
+
+def test_what_is_not_watched_any_more_is_not_heard(
+    loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    (here, there), _ = pairs
+    log: list[int] = []
+    loop.watch(here.fileno(), READ, log.append)
+    loop.unwatch(here.fileno())
+    there.send(b"x")
+    run(loop, 0.01)
+    assert log == []
+
+
+def test_an_event_does_not_go_to_who_took_over_the_number_of_the_descriptor(
+    loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    """Two are readable. The handler of the first closes the second, and a third one gets its number."""
+    (first, first_peer), (second, second_peer) = pairs
+    log: list[str] = []
+    number = second.fileno()
+
+    def replace_second(_: int) -> None:
+        log.append("first")
+        first.recv(1)
+        loop.unwatch(number)
+        second.close()
+        os.dup2(first.fileno(), number)
+        loop.watch(number, READ, lambda _: log.append("third"))
+
+    loop.watch(first.fileno(), READ, replace_second)
+    loop.watch(number, READ, lambda _: log.append("second, stale"))
+    first_peer.send(b"x")
+    second_peer.send(b"x")
+    run(loop, 0.01)
+    # Its handler hears the stale event and has to know that it is closed. The third has got nothing to read.
+    assert log == ["first", "second, stale"]
+    loop.unwatch(number)
+    os.close(number)
+
+
+def test_a_handler_may_stop_watching_itself(loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+    (here, there), _ = pairs
+    log: list[int] = []
+    loop.watch(here.fileno(), READ, lambda events: (log.append(events), loop.unwatch(here.fileno()))[0])
+    there.send(b"x")
+    run(loop, 0.01)
+    assert log == [READ]
+
+
+# --- stop -----------------------------------------------------------------------------------------------------------
+
+
+def test_stop_ends_the_loop_after_this_turn_and_it_can_run_again(loop: Loop) -> None:
+    log: list[str] = []
+    loop.call_soon(lambda: (loop.stop(), loop.call_soon(lambda: log.append("next turn")))[0])
+    loop.call_soon(lambda: log.append("same turn"))
+    loop.run()
+    assert log == ["same turn"]
+    run(loop)
+    assert log == ["same turn", "next turn"]
+
+
+def test_close_gives_the_descriptor_back() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    loop = Loop()
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    loop.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_coroutines_wait_for_each_other(loop: Loop) -> None:
+    """A request that opens the bus, and one that waits for the same: the shape of machined.py."""
+    ready, log = Future[None](loop), list[str]()
+
+    async def user(name: str) -> str:
+        await ready
+        return name
+
+    make: Callable[[str], Coroutine[Future[Any], None, str]] = user
+    loop.start(make("a"), log.append)
+    loop.start(make("b"), log.append)
+    loop.call_later(0.001, lambda: ready.resolve(None))
+    run(loop, 0.01)
+    assert log == ["a", "b"]
