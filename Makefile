@@ -8,12 +8,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help test lint derive demo demo-shell demo-down install uninstall clean
+.PHONY: help test lint derive bench demo demo-shell demo-down install uninstall clean
 
 help:
 	@echo 'make demo        boot a host in namespaces with the bridge installed, and show what it does'
 	@echo 'make demo-shell  a prompt inside that host;  make demo-down  end it'
 	@echo 'make test        everything that can be tested on this machine'
+	@echo 'make bench       what a call, a start and the idle service cost, beside the native ways'
 	@echo 'make install     DESTDIR=$(DESTDIR) PREFIX=$(PREFIX);  make uninstall  takes it out again'
 	@echo 'make derive      io.machine1.varlink and bridge/contract.json from schema/machine1.openapi.yaml'
 
@@ -37,6 +38,9 @@ lint: $(VENV)/ready
 
 derive: $(VENV)/ready
 	$(RUN) schema/derive.py
+
+bench: $(VENV)/ready
+	$(RUN) -m tests.benchmarks.measure
 
 demo: $(VENV)/ready
 	@$(RUN) -m tests.lab.demo up

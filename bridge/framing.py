@@ -21,6 +21,8 @@ DEPTH_MAX = 32
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
+# Errors that generated clients have types for.
+_TYPED = ("io.machine1.", "org.varlink.service.")
 _FLAGS = ("more", "oneway", "upgrade")
 
 
@@ -92,12 +94,14 @@ def parse_call(message: bytes) -> Call:
 def serialise_reply(reply: Reply) -> bytes:
     """One message, its NUL included.
 
-    Parameters that are absent, null and {} mean the same (UAPI.20), but not every client library knows: zlink 0.7 takes
-    a reply without parameters only if they are absent, and a typed error without any only if they are null.
+    Parameters that are absent, null and {} mean the same (UAPI.20), but not every client library knows. A reply without
+    parameters has to leave them out for zlink 0.7. An error of the interface without parameters has to have null: zlink
+    fails on {}, emersion/go-varlink where they are absent. Any other error has to have {}, or zlink takes it for success.
     """
     envelope: dict[str, object] = {}
     if reply.error is not None:
-        envelope = {"error": reply.error, "parameters": reply.parameters or None}
+        nothing = None if reply.error.startswith(_TYPED) else {}
+        envelope = {"error": reply.error, "parameters": reply.parameters or nothing}
     elif reply.parameters:
         envelope = {"parameters": reply.parameters}
     return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode() + b"\0"

@@ -242,7 +242,7 @@ def test_no_parameters_may_be_written_in_every_way(client: Client, parameters: d
 
 
 def test_a_rejected_call_never_reaches_machined(client: Client, machined: FakeMachined) -> None:
-    for method, parameters, name in [
+    rejected: list[tuple[str, dict[str, object], str]] = [
         ("GetMachine", {}, "name"),
         ("GetMachine", {"name": 5}, "name"),
         ("GetMachine", {"name": "web", "colour": "red"}, "colour"),
@@ -255,7 +255,8 @@ def test_a_rejected_call_never_reaches_machined(client: Client, machined: FakeMa
         ("OpenMachineShell", {"name": "web", "env": ["A=1", "B"]}, "env[1]"),
         ("CopyToMachine", {"name": "web", "src": "a"}, "src"),
         ("CloneImage", {"name": "i"}, "dest"),
-    ]:
+    ]
+    for method, parameters, name in rejected:
         error, details = client.error(method, parameters)
         assert (error, details["parameter"]) == ("org.varlink.service.InvalidParameter", name)
         assert details["reason"]

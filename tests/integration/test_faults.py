@@ -18,7 +18,7 @@ from .conftest import REPOSITORY, Bridge, eventually, open_fds
 from .fake_machined import Bus, FakeMachined
 
 NOBODY = 65534
-DENIED = ("org.varlink.service.PermissionDenied", {})
+DENIED: tuple[str, dict[str, str]] = ("org.varlink.service.PermissionDenied", {})
 
 
 def works(client: Client, machined: FakeMachined) -> None:

@@ -197,7 +197,7 @@ def test_who_is_not_root_may_look_and_not_touch(host: Host) -> None:
     assert call(host, "GetMachine", {"name": GUEST}, user="nobody")["machine"]["name"] == GUEST
     assert call(host, "ListMachines", user="nobody")["machines"]
     assert "images" in call(host, "ListImages", user="nobody")
-    denied = ("org.varlink.service.PermissionDenied", {})
+    denied: tuple[str, dict[str, str]] = ("org.varlink.service.PermissionDenied", {})
     for method, parameters in (
         ("TerminateMachine", {}),
         ("KillMachine", {}),

@@ -153,7 +153,7 @@ def test_machined_may_be_killed_and_restarted(host: Host) -> None:
 
 def _works(host: Host) -> bool:
     try:
-        return call(host, "GetMachine", {"name": GUEST})["machine"]["name"] == GUEST
+        return bool(call(host, "GetMachine", {"name": GUEST})["machine"]["name"] == GUEST)
     except Exception:
         return False
 
