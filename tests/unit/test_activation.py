@@ -120,10 +120,10 @@ def test_the_variables_are_not_handed_on(tmp_path: Path, hand_over: Callable[...
     assert variables == {"OTHER": "kept"}
 
 
-def test_what_is_no_socket_is_refused_by_name(hand_over: Callable[..., None]) -> None:
+def test_a_number_without_a_descriptor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activation, "FIRST_FD", FIRST)
     with pytest.raises(ActivationError, match=rf"file descriptor {FIRST} \(unknown\) is no socket"):
-        # Nothing is open there.
-        _ = hand_over, inherited(environment(1))
+        inherited(environment(1))
 
 
 def test_a_file_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

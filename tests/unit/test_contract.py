@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Parameters are held against the contract, and what is wrong is said for people. Its contents: test_contract_derived."""
+"""Parameters are held against the contract, and what is wrong is said for people.
+
+What the contract says is tested in test_contract_derived.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from bridge.errors import InterfaceNotFound, InvalidParameter, MethodNotFound
 
 SHELL = "io.machine1.OpenMachineShell"
 KILL = "io.machine1.KillMachine"
-SECRET = "hunter2\n"
+VALUE = "hunter2\n"
 
 
 @pytest.fixture
@@ -50,14 +53,14 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("io.machine1.CloneImage", {"name": "a"}, "dest", "is required"),
     (KILL, {"name": None}, "name", "must be a string"),
     (KILL, {"name": 5}, "name", "must be a string"),
-    (KILL, {"name": [SECRET]}, "name", "must be a string"),
+    (KILL, {"name": [VALUE]}, "name", "must be a string"),
     (KILL, {"name": ""}, "name", "must have at least 1 characters"),
     (KILL, {"name": "a" * 65}, "name", "must have at most 64 characters"),
-    (KILL, {"name": SECRET}, "name", "must be a host name "),
-    (KILL, {"name": "a", "nmae": SECRET}, "nmae", "is not a parameter of this method"),
-    (KILL, {"name": "a", "x.y": SECRET}, "x.y", "is not a parameter of this method"),
+    (KILL, {"name": VALUE}, "name", "must be a host name "),
+    (KILL, {"name": "a", "nmae": VALUE}, "nmae", "is not a parameter of this method"),
+    (KILL, {"name": "a", "x.y": VALUE}, "x.y", "is not a parameter of this method"),
     (KILL, {"name": "a", "nothing": None}, "nothing", "is not a parameter of this method"),
-    (KILL, {"name": "a", "who": SECRET}, "who", "must be one of all, leader"),
+    (KILL, {"name": "a", "who": VALUE}, "who", "must be one of all, leader"),
     (KILL, {"name": "a", "signal": 0}, "signal", "must be at least 1"),
     (KILL, {"name": "a", "signal": 65}, "signal", "must be at most 64"),
     (KILL, {"name": "a", "signal": 2**64 - 1}, "signal", "must be at most 64"),
@@ -66,12 +69,12 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (KILL, {"name": "a", "signal": 1.0}, "signal", "must be an integer"),
     (KILL, {"name": "a", "signal": "15"}, "signal", "must be an integer"),
     ("io.machine1.ListMachines", {"all": 1}, "all", "must be a boolean"),
-    (SHELL, {"name": "a", "args": SECRET}, "args", "must be an array"),
-    (SHELL, {"name": "a", "args": {"0": SECRET}}, "args", "must be an array"),
+    (SHELL, {"name": "a", "args": VALUE}, "args", "must be an array"),
+    (SHELL, {"name": "a", "args": {"0": VALUE}}, "args", "must be an array"),
     (SHELL, {"name": "a", "args": ["x", "y", 7]}, "args[2]", "must be a string"),
     (SHELL, {"name": "a", "args": [None]}, "args[0]", "must be a string"),
-    (SHELL, {"name": "a", "args": ["x", SECRET * 20_000]}, "args[1]", "must have at most 131071 characters"),
-    (SHELL, {"name": "a", "env": ["A=b", SECRET]}, "env[1]", "must be "),
+    (SHELL, {"name": "a", "args": ["x", VALUE * 20_000]}, "args[1]", "must have at most 131071 characters"),
+    (SHELL, {"name": "a", "env": ["A=b", VALUE]}, "env[1]", "must be "),
     (SHELL, {"name": "a", "args": [""] * 300_000}, "args", "must have at most "),
     ("org.varlink.service.GetInfo", {"x": 1}, "x", "is not a parameter of this method"),
 ]
@@ -87,7 +90,7 @@ def test_what_is_wrong_is_said_for_people(
     said = caught.value.parameters["reason"]
     assert said.startswith(reason) if reason.endswith(" ") else said == reason
     # A value may be a secret, or larger than the reply to it should be.
-    assert SECRET.strip() not in said
+    assert VALUE.strip() not in said
     assert len(said) < 300
 
 

@@ -23,8 +23,8 @@ USER = Peer(pid=4711, uid=1000, gid=1000)
 GUARDED = [name for name, method in METHODS.items() if method.guarded]
 # What each method takes at the least.
 LEAST = {
-    name: {key: "/a" if key == "src" else f"my-{key}" for key in CONTRACT.methods[name]["parameters"].get("required", [])}
-    for name in METHODS
+    name: {key: "/a" if key == "src" else f"my-{key}" for key in method["parameters"].get("required", [])}
+    for name, method in CONTRACT.methods.items()
 }
 TERMINATE = Call("io.machine1.TerminateMachine", {"name": "web1"})
 
@@ -118,10 +118,10 @@ def test_a_method_sees_no_null() -> None:
     assert machined.asked[0].arguments == ("web1", "all", 15)
 
 
-@pytest.mark.parametrize("flags", [{"more": True}, {"oneway": True}])
-def test_more_and_oneway_are_answered_as_any_other(flags: dict[str, bool]) -> None:
+@pytest.mark.parametrize(("more", "oneway"), [(True, False), (False, True)])
+def test_more_and_oneway_are_answered_as_any_other(more: bool, oneway: bool) -> None:
     """`more` permits several replies, one is enough; `oneway` is the server's affair."""
-    assert answer(Call("io.machine1.ListMachines", **flags)) == Reply({"machines": []})
+    assert answer(Call("io.machine1.ListMachines", more=more, oneway=oneway)) == Reply({"machines": []})
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------

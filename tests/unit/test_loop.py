@@ -188,10 +188,29 @@ def test_what_is_due_soon_does_not_starve_descriptors(
 
 def test_callbacks_run_in_their_order_and_those_they_ask_for_after_them(loop: Loop) -> None:
     log: list[str] = []
-    loop.call_soon(lambda: (log.append("a"), loop.call_soon(lambda: log.append("c")))[0])
+
+    def first() -> None:
+        log.append("a")
+        loop.call_soon(lambda: log.append("c"))
+
+    loop.call_soon(first)
     loop.call_soon(lambda: log.append("b"))
     run(loop)
     assert log == ["a", "b", "c"]
+
+
+def test_what_is_due_soon_does_not_wait(loop: Loop) -> None:
+    turns = 0
+
+    def again() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(again if turns < 500 else loop.stop)
+
+    loop.call_soon(again)
+    started = time.monotonic()
+    loop.run()
+    assert time.monotonic() - started < 0.3
 
 
 def test_timers_go_off_in_the_order_of_their_times(loop: Loop) -> None:
@@ -351,7 +370,12 @@ def test_an_event_does_not_go_to_who_took_over_the_number_of_the_descriptor(
 def test_a_handler_may_stop_watching_itself(loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]) -> None:
     (here, there), _ = pairs
     log: list[int] = []
-    loop.watch(here.fileno(), READ, lambda events: (log.append(events), loop.unwatch(here.fileno()))[0])
+
+    def handler(events: int) -> None:
+        log.append(events)
+        loop.unwatch(here.fileno())
+
+    loop.watch(here.fileno(), READ, handler)
     there.send(b"x")
     run(loop, 0.01)
     assert log == [READ]
@@ -362,7 +386,12 @@ def test_a_handler_may_stop_watching_itself(loop: Loop, pairs: list[tuple[socket
 
 def test_stop_ends_the_loop_after_this_turn_and_it_can_run_again(loop: Loop) -> None:
     log: list[str] = []
-    loop.call_soon(lambda: (loop.stop(), loop.call_soon(lambda: log.append("next turn")))[0])
+
+    def first() -> None:
+        loop.stop()
+        loop.call_soon(lambda: log.append("next turn"))
+
+    loop.call_soon(first)
     loop.call_soon(lambda: log.append("same turn"))
     loop.run()
     assert log == ["same turn"]

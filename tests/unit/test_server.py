@@ -1,0 +1,726 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The server with clients that behave, clients that do not, and a dispatcher of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jeepney.fds import FileDescriptor
+
+from bridge import activation, journal, server
+from bridge.loop import Future, Loop
+from bridge.messages import Call, Peer, Reply
+from bridge.server import Server
+
+from .conftest import Line
+
+RECEIVE_SIZE = 1 << 20
+BIG = 1 << 20  # more than the buffers of a UNIX socket hold
+
+
+class FakeDispatcher:
+    """Knows a few methods by what they do, and remembers what it was asked."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.calls: list[Call] = []
+        self.peers: list[Peer] = []
+        self.held: list[Future[Reply]] = []
+        self.pty: list[FileDescriptor] = []
+
+    @property
+    def asked(self) -> list[object]:
+        """The parameter `n` of each call."""
+        return [call.parameters.get("n") for call in self.calls]
+
+    async def answer(self, call: Call, peer: Peer) -> Reply:
+        self.calls.append(call)
+        self.peers.append(peer)
+        if call.method == "t.Hold":
+            future = Future[Reply](self._loop)
+            self.held.append(future)
+            return await future
+        if call.method == "t.Bug":
+            raise ZeroDivisionError
+        if call.method == "t.Error":
+            return Reply({"x": 1}, error="t.Wrong")
+        if call.method == "t.Big":
+            return Reply({"big": "x" * BIG, **call.parameters})
+        if call.method == "t.Fd":
+            return Reply(call.parameters, fds=(self.open(),))
+        if call.method == "t.BigFd":
+            return Reply({"big": "x" * BIG, **call.parameters}, fds=(self.open(),))
+        return Reply(call.parameters)
+
+    def open(self) -> FileDescriptor:
+        fd = FileDescriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        self.pty.append(fd)
+        return fd
+
+    def release(self, reply: Reply | None = None) -> None:
+        self.held.pop(0).resolve(Reply({"released": True}) if reply is None else reply)
+
+
+class Stage:
+    """A server on a loop that runs while a test waits for something, all on one thread."""
+
+    def __init__(self, directory: Path, idle_timeout: float = 0) -> None:
+        self.loop = Loop()
+        self.dispatcher = FakeDispatcher(self.loop)
+        self.path = str(directory / "socket")
+        self.listener = activation.listen(self.path)
+        self.announced: list[str] = []
+        self.server = Server(
+            self.loop, self.dispatcher, [self.listener], idle_timeout, lambda: self.announced.append("stopping")
+        )
+        self.ended = False
+        self._clients: list[Client] = []
+        self.server.start()
+
+    def client(self) -> Client:
+        client = Client(self)
+        self._clients.append(client)
+        return client
+
+    def turn(self, seconds: float = 0.03) -> None:
+        """Let the server do what it has to do for a while, or until it ends."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end or self.ended)
+
+    def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+        """Run until the condition comes true. Fails if it does not."""
+        end = time.monotonic() + seconds
+        met = False
+        waiting = True
+
+        def look() -> None:
+            nonlocal met, waiting
+            met = condition()
+            waiting = not met and time.monotonic() < end
+            if waiting:
+                timer[0] = self.loop.call_later(0.001, look)
+            else:
+                self.loop.stop()
+
+        timer = [self.loop.call_later(0, look)]
+        self.loop.run()
+        timer[0].cancel()
+        if waiting:
+            # It was not us who stopped the loop.
+            self.ended = True
+            met = condition()
+        assert met
+
+    def close(self) -> None:
+        """All clients leave; then nothing may keep the server from ending."""
+        for client in self._clients:
+            client.close()
+        while self.dispatcher.held:
+            self.dispatcher.release()
+        self.turn()
+        if not self.ended:
+            self.loop.call_soon(self.server.stop)
+            self.until(lambda: self.ended)
+        self.loop.close()
+        self.listener.socket.close()
+        assert not self.server._connections
+        assert not self.server._per_uid
+
+
+class Client:
+    """Says what it says at once, and reads only when a test wants it to."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self.socket.connect(stage.path)
+        self._buffer = b""
+        self._replies: list[Any] = []
+        self.left = False
+        # What each recvmsg(2) returned: bytes, and how many descriptors came with them.
+        self.received: list[tuple[bytes, int]] = []
+
+    def send(self, method: str, parameters: dict[str, Any] | None = None, **flags: bool) -> None:
+        self.send_bytes(message(method, parameters, **flags))
+
+    def send_bytes(self, data: bytes) -> None:
+        left = memoryview(data)
+
+        def push() -> bool:
+            nonlocal left
+            try:
+                while left:
+                    left = left[self.socket.send(left) :]
+            except BlockingIOError:
+                return False
+            return True
+
+        if not push():
+            self._stage.until(push)
+
+    def look(self) -> None:
+        """Read what is there."""
+        while not self.left:
+            try:
+                data, ancillary, flags, _ = self.socket.recvmsg(
+                    RECEIVE_SIZE, socket.CMSG_SPACE(4 * 8), socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data, ancillary, flags = b"", [], 0
+            assert not flags & socket.MSG_CTRUNC
+            fds = FileDescriptor.from_ancdata(ancillary)
+            for fd in fds:
+                fd.close()
+            self.received.append((data, len(fds)))
+            self.left = not data
+            self._buffer += data
+            *whole, self._buffer = self._buffer.split(b"\0")
+            self._replies += [json.loads(each) for each in whole]
+
+    def receive(self, number: int = 1) -> list[Any]:
+        """So many replies."""
+
+        def enough() -> bool:
+            self.look()
+            return len(self._replies) >= number or self.left
+
+        self._stage.until(enough)
+        assert len(self._replies) >= number, "the server hung up"
+        taken, self._replies = self._replies[:number], self._replies[number:]
+        return taken
+
+    def silent(self) -> bool:
+        """Whether for a moment no reply comes, nor the end."""
+        self._stage.turn()
+        self.look()
+        return not self._replies and not self._buffer and not self.left
+
+    def hung_up(self) -> bool:
+        """Whether the server hangs up without another byte."""
+
+        def over() -> bool:
+            self.look()
+            return self.left
+
+        self._stage.until(over)
+        return not self._replies and not self._buffer
+
+    def echo(self, n: int = 0) -> bool:
+        """Whether a call is answered."""
+        self.send("t.Echo", {"n": n})
+        return self.receive() == [{"parameters": {"n": n}}]
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def message(method: str, parameters: dict[str, Any] | None = None, **flags: bool) -> bytes:
+    return json.dumps({"method": method, "parameters": parameters} | flags).encode() + b"\0"
+
+
+def echoes(*numbers: int) -> list[Any]:
+    return [{"parameters": {"n": n}} for n in numbers]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, logged: list[Line]) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    yield stage
+    stage.close()
+    assert [line.message for line in logged if "Bug" in line.message] == []
+
+
+@pytest.fixture
+def client(stage: Stage) -> Client:
+    return stage.client()
+
+
+# --- calls and replies ----------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_answered_and_the_kernel_says_whose_it_is(stage: Stage, client: Client) -> None:
+    client.send("t.Echo", {"n": 1}, more=True)
+    assert client.receive() == echoes(1)
+    assert stage.dispatcher.calls == [Call("t.Echo", {"n": 1}, more=True)]
+    assert stage.dispatcher.peers == [Peer(os.getpid(), os.getuid(), os.getgid())]
+
+
+def test_an_error_is_a_reply_as_any_other(client: Client) -> None:
+    client.send("t.Error")
+    assert client.receive() == [{"error": "t.Wrong", "parameters": {"x": 1}}]
+    assert client.echo()
+
+
+def test_calls_are_answered_in_order_one_at_a_time(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Hold", {"n": 1}) + message("t.Echo", {"n": 2}) + message("t.Echo", {"n": 3}))
+    assert client.silent()
+    client.send("t.Echo", {"n": 4})
+    assert client.silent()
+    assert stage.dispatcher.asked == [1]
+    stage.dispatcher.release()
+    assert client.receive(4) == [{"parameters": {"released": True}}, *echoes(2, 3, 4)]
+
+
+def test_clients_do_not_wait_for_each_other(stage: Stage, client: Client) -> None:
+    client.send("t.Hold")
+    assert client.silent()
+    assert stage.client().echo()
+    assert client.silent()
+
+
+def test_a_oneway_call_is_done_and_not_answered(stage: Stage, client: Client) -> None:
+    client.send("t.Echo", {"n": 1}, oneway=True)
+    client.send("t.Error", {"n": 2}, oneway=True)
+    client.send("t.Fd", {"n": 3}, oneway=True)
+    client.send("t.Echo", {"n": 4})
+    assert client.receive() == echoes(4)
+    assert stage.dispatcher.asked == [1, 2, 3, 4]
+    (pty,) = stage.dispatcher.pty
+    assert "closed" in repr(pty)
+
+
+def test_a_oneway_call_keeps_its_place(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Hold", {"n": 1}, oneway=True) + message("t.Echo", {"n": 2}))
+    assert client.silent()
+    assert stage.dispatcher.asked == [1]
+    stage.dispatcher.release()
+    assert client.receive() == echoes(2)
+
+
+def test_a_call_may_come_in_pieces(stage: Stage, client: Client) -> None:
+    whole = message("t.Echo", {"n": 1})
+    for byte in whole[:-1]:
+        client.send_bytes(bytes([byte]))
+        stage.turn(0)
+    assert client.silent()
+    client.send_bytes(whole[-1:])
+    assert client.receive() == echoes(1)
+
+
+def test_calls_and_replies_may_be_large(client: Client) -> None:
+    client.send("t.Echo", {"x": "y" * BIG})
+    assert client.receive() == [{"parameters": {"x": "y" * BIG}}]
+
+
+def test_many_calls_at_once_do_not_starve_others(stage: Stage, client: Client) -> None:
+    other = stage.client()
+    assert other.echo()
+    # Last, so that the kernel reports it first.
+    assert client.echo()
+    stage.dispatcher.calls.clear()
+    client.send_bytes(b"".join(message("t.Echo", {"n": n}) for n in range(100)))
+    other.send("t.Echo", {"n": "other"})
+    assert client.receive(100) == echoes(*range(100))
+    assert stage.dispatcher.asked.index("other") < 50
+
+
+def test_what_is_no_call_ends_its_connection_after_the_replies_before_it(
+    stage: Stage, client: Client, logged: list[Line]
+) -> None:
+    other = stage.client()
+    client.send_bytes(message("t.Echo", {"n": 1}) + b"nonsense\0" + message("t.Echo", {"n": 2}))
+    assert client.receive() == echoes(1)
+    assert client.hung_up()
+    assert stage.dispatcher.asked == [1]
+    assert other.echo()
+    (line,) = logged
+    # A client could fill the journal with it otherwise.
+    assert line.priority == journal.DEBUG
+    assert line.fields == {"MACHINE1_PEER_UID": os.getuid(), "MACHINE1_PEER_PID": os.getpid()}
+
+
+def test_a_message_without_end_is_cut_off(stage: Stage, client: Client) -> None:
+    def push() -> bool:
+        try:
+            client.socket.send(b"x" * 65536)
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            return True
+        return False
+
+    stage.until(push)
+    assert client.hung_up()
+
+
+# --- clients that leave ---------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_says_no_more_still_gets_its_replies(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Echo", {"n": 1}) + message("t.Hold", {"n": 2}) + message("t.Echo", {"n": 3}))
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.receive() == echoes(1)
+    assert client.silent()
+    stage.dispatcher.release()
+    assert client.receive(2) == [{"parameters": {"released": True}}, *echoes(3)]
+    assert client.hung_up()
+
+
+@pytest.mark.parametrize("half", [b"", b'{"method":'])
+def test_a_client_that_says_no_more_and_asked_nothing_is_let_go(client: Client, half: bytes) -> None:
+    client.send_bytes(half)
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.hung_up()
+
+
+def test_what_a_client_asked_before_it_left_is_still_done(stage: Stage, client: Client) -> None:
+    calls = [message("t.Hold", {"n": 0}), *(message("t.Echo", {"n": n}, oneway=True) for n in range(1, 3000))]
+    client.send_bytes(b"".join(calls))
+    client.close()
+    stage.turn()
+    assert stage.dispatcher.asked == [0]
+    stage.dispatcher.release()
+    stage.until(lambda: stage.dispatcher.asked == list(range(3000)))
+
+
+def test_a_reply_to_a_client_that_left_is_closed(stage: Stage, client: Client) -> None:
+    client.send("t.Hold")
+    stage.turn()
+    client.close()
+    stage.turn()
+    pty = stage.dispatcher.open()
+    stage.dispatcher.release(Reply({}, fds=(pty,)))
+    stage.until(lambda: "closed" in repr(pty))
+    assert stage.client().echo()
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_reply_is_no_trouble(stage: Stage, client: Client) -> None:
+    client.send("t.BigFd")
+    stage.turn()
+    client.close()
+    stage.turn()
+    assert stage.client().echo()
+
+
+def test_a_client_that_reads_no_more_is_still_heard(stage: Stage, client: Client) -> None:
+    """Its replies cannot be sent, and no hang-up says so."""
+    client.socket.shutdown(socket.SHUT_RD)
+    client.send_bytes(b"".join(message("t.Fd", {"n": n}) for n in range(3)))
+    stage.until(lambda: stage.dispatcher.asked == [0, 1, 2])
+    client.close()
+    stage.turn()
+    assert all("closed" in repr(pty) for pty in stage.dispatcher.pty)
+    assert stage.client().echo()
+
+
+def test_waiting_for_a_call_costs_no_time_when_its_client_left(stage: Stage, client: Client) -> None:
+    """Hang-up is reported without end to who still listens for it."""
+    client.send("t.Hold")
+    stage.turn()
+    client.close()
+    turns = len(poll_times(stage, 0.1))
+    assert turns < 20
+
+
+def poll_times(stage: Stage, seconds: float) -> list[float]:
+    """When the loop woke up, in a time in which it has nothing to do."""
+    times: list[float] = []
+    patience = stage.loop._patience
+
+    def counted() -> float | None:
+        times.append(time.monotonic())
+        return patience()
+
+    stage.loop._patience = counted  # type: ignore[method-assign]
+    stage.loop.call_later(seconds, stage.loop.stop)
+    stage.loop.run()
+    stage.loop._patience = patience  # type: ignore[method-assign]
+    return times
+
+
+@pytest.mark.parametrize("flooding", [False, True])
+def test_waiting_for_a_call_costs_no_time_when_more_calls_come(stage: Stage, client: Client, flooding: bool) -> None:
+    client.send("t.Hold")
+    stage.turn()
+    if flooding:
+        client.send("t.Echo", {"n": 1})
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+    assert len(poll_times(stage, 0.1)) < 20
+    stage.dispatcher.release()
+    assert client.receive() == [{"parameters": {"released": True}}]
+
+
+def test_a_client_that_does_not_read_stops_nobody_but_itself(stage: Stage, client: Client) -> None:
+    for n in range(3):
+        client.send("t.Big", {"n": n})
+    stage.turn()
+    other = stage.client()
+    assert other.echo()
+    # It is not even asked for the second before the first is on its way.
+    assert stage.dispatcher.asked == [0, 0]
+    assert len(poll_times(stage, 0.1)) < 20
+    assert [reply["parameters"]["n"] for reply in client.receive(3)] == [0, 1, 2]
+    assert stage.dispatcher.asked == [0, 0, 1, 2]
+
+
+# --- file descriptors -----------------------------------------------------------------------------------------------
+
+
+def test_a_descriptor_comes_on_the_first_byte_of_its_reply(stage: Stage, client: Client) -> None:
+    client.send("t.Fd", {"n": 1})
+    assert client.receive() == echoes(1)
+    assert client.received == [(b'{"parameters":{"n":1}}\0', 1)]
+    (pty,) = stage.dispatcher.pty
+    assert "closed" in repr(pty)
+
+
+def test_a_descriptor_comes_once_with_a_reply_in_many_pieces(stage: Stage, client: Client) -> None:
+    client.send("t.BigFd", {"n": 1})
+    (reply,) = client.receive()
+    assert reply["parameters"]["n"] == 1
+    assert len(client.received) > 1
+    assert [number for _, number in client.received] == [1] + [0] * (len(client.received) - 1)
+
+
+def test_a_descriptor_waits_until_all_before_it_is_read(stage: Stage, client: Client) -> None:
+    """One recvmsg(2) could return both replies otherwise, and to which of the two does the descriptor belong?"""
+    client.send_bytes(message("t.Echo", {"n": 1}) + message("t.Fd", {"n": 2}) + message("t.Echo", {"n": 3}))
+    stage.turn(0.1)
+    assert stage.dispatcher.asked == [1, 2]
+    assert client.receive(3) == echoes(1, 2, 3)
+    first, second, *_ = client.received
+    assert first == (b'{"parameters":{"n":1}}\0', 0)
+    # What comes after does not matter: descriptors belong to the first byte.
+    assert second[0].startswith(b'{"parameters":{"n":2}}\0')
+    assert second[1] == 1
+
+
+def test_waiting_for_a_client_to_read_costs_little_and_less_with_time(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Echo", {"n": 1}) + message("t.Fd", {"n": 2}))
+    stage.turn(0.05)
+    assert len(poll_times(stage, 0.2)) < 20
+    assert client.receive(2) == echoes(1, 2)
+
+
+def test_a_descriptor_that_waits_for_a_client_that_leaves_is_closed(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Echo", {"n": 1}) + message("t.Fd", {"n": 2}))
+    stage.until(lambda: len(stage.dispatcher.pty) == 1)
+    stage.turn()
+    (pty,) = stage.dispatcher.pty
+    assert "closed" not in repr(pty)
+    client.close()
+    stage.until(lambda: "closed" in repr(pty))
+
+
+def test_descriptors_from_clients_are_dropped(stage: Stage, client: Client) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe:
+        socket.send_fds(client.socket, [message("t.Echo", {"n": 1})], [writer])
+        os.close(writer)
+        assert client.receive() == echoes(1)
+        os.set_blocking(pipe.fileno(), False)
+        # Its other end is open nowhere any more.
+        assert pipe.read() == b""
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_user_gets_so_many_connections_and_no_more(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 2)
+    first, second = stage.client(), stage.client()
+    assert first.echo()
+    assert second.echo()
+    assert stage.client().hung_up()
+    assert [(line.priority, line.fields) for line in logged] == [(journal.NOTICE, {"MACHINE1_PEER_UID": os.getuid()})]
+    assert first.echo()
+    second.close()
+    stage.turn()
+    assert stage.client().echo()
+    assert stage.client().hung_up()
+
+
+def test_one_user_takes_nothing_away_from_another(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 1)
+    peers = iter([Peer(1, 1000, 1000), Peer(2, 1001, 1001), Peer(3, 1000, 1000), Peer(4, 1001, 1001)])
+    monkeypatch.setattr(server, "peer_of", lambda _: next(peers))
+    clients = [stage.client() for _ in range(4)]
+    assert clients[0].echo()
+    assert clients[1].echo()
+    assert clients[2].hung_up()
+    assert clients[3].hung_up()
+    assert [peer.uid for peer in stage.dispatcher.peers] == [1000, 1001]
+
+
+def test_beyond_the_limit_of_all_connections_clients_wait(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
+    first, second = stage.client(), stage.client()
+    assert first.echo()
+    assert second.echo()
+    third = stage.client()
+    third.send("t.Echo", {"n": 3})
+    assert third.silent()
+    assert first.echo()
+    assert len(poll_times(stage, 0.1)) < 20
+    second.close()
+    assert third.receive() == echoes(3)
+    assert logged == []
+
+
+def test_out_of_descriptors_clients_wait_and_nothing_spins(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    monkeypatch.setattr(server, "ACCEPT_PAUSE", 0.1)
+    first, second = stage.client(), stage.client()
+    assert first.echo()
+    assert second.echo()
+    third = stage.client()
+    third.send("t.Echo", {"n": 3})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        assert third.silent()
+        assert first.echo()
+        assert len(poll_times(stage, 0.25)) < 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert third.receive() == echoes(3)
+    assert 1 < len(logged) < 6
+    assert {line.priority for line in logged} == {journal.WARNING}
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_stop_finishes_the_call_under_way_and_closes_the_idle(stage: Stage, client: Client) -> None:
+    idle = stage.client()
+    assert idle.echo()
+    client.send_bytes(message("t.Hold", {"n": 1}) + message("t.Echo", {"n": 2}))
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    stage.server.stop()
+    assert idle.hung_up()
+    stage.turn()
+    assert not stage.ended
+    stage.dispatcher.release()
+    stage.until(lambda: stage.ended)
+    assert client.receive() == [{"parameters": {"released": True}}]
+    assert client.hung_up()
+    # The second call was not begun.
+    assert stage.dispatcher.asked == [0, 1]
+
+
+def test_stop_sends_a_reply_to_its_end(stage: Stage, client: Client) -> None:
+    client.send("t.BigFd", {"n": 1})
+    stage.turn()
+    stage.server.stop()
+    stage.turn()
+    assert not stage.ended
+    (reply,) = client.receive()
+    assert reply["parameters"]["n"] == 1
+    stage.until(lambda: stage.ended)
+
+
+def test_stop_without_clients_ends_at_once_and_is_told_once(stage: Stage) -> None:
+    stage.loop.call_soon(stage.server.stop)
+    stage.loop.call_soon(stage.server.stop)
+    stage.until(lambda: stage.ended)
+    assert stage.announced == ["stopping"]
+
+
+def test_after_stop_nobody_is_accepted(stage: Stage, client: Client) -> None:
+    client.send("t.Hold")
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    stage.server.stop()
+    late = stage.client()
+    late.send("t.Echo")
+    assert late.silent()
+    assert not stage.ended
+    stage.dispatcher.release()
+    stage.until(lambda: stage.ended)
+    assert late.silent()
+
+
+def test_stop_is_not_undone_by_a_pause_that_ends(stage: Stage, client: Client) -> None:
+    """Or accept(2) would go on after it."""
+    client.send("t.Hold")
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    stage.server._pause_accepting()
+    stage.server.stop()
+    stage.server._resume_accepting()
+    late = stage.client()
+    late.send("t.Echo", {"n": 9})
+    assert late.silent()
+    assert 9 not in stage.dispatcher.asked
+
+
+def test_a_bug_of_the_dispatcher_ends_the_connection_it_is_in(tmp_path: Path, logged: list[Line]) -> None:
+    stage = Stage(tmp_path)
+    client, other = stage.client(), stage.client()
+    assert other.echo()
+    client.send("t.Bug")
+    assert client.hung_up()
+    assert other.echo()
+    (line,) = logged
+    assert line.priority == journal.ERROR
+    assert "ZeroDivisionError" in line.message
+    client.close()
+    other.close()
+    stage.turn()
+    stage.loop.close()
+    stage.listener.socket.close()
+
+
+# --- idleness -------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_nobody_comes_to_ends(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, idle_timeout=0.05)
+    started = time.monotonic()
+    stage.until(lambda: stage.ended)
+    assert 0.05 <= time.monotonic() - started < 5
+    assert stage.announced == ["stopping"]
+    stage.close()
+
+
+def test_a_client_that_is_there_is_no_idleness_even_if_it_says_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, idle_timeout=0.05)
+    clients = [stage.client(), stage.client()]
+    stage.turn(0.12)
+    assert not stage.ended
+    clients[0].close()
+    stage.turn(0.12)
+    assert not stage.ended
+    assert clients[1].echo()
+    clients[1].close()
+    left = time.monotonic()
+    stage.until(lambda: stage.ended)
+    # The time counts from when the last one left.
+    assert time.monotonic() - left >= 0.04
+    stage.close()
+
+
+def test_a_client_that_comes_and_goes_begins_the_time_anew(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, idle_timeout=0.1)
+    for _ in range(3):
+        stage.turn(0.06)
+        assert not stage.ended
+        client = stage.client()
+        assert client.echo()
+        client.close()
+    stage.until(lambda: stage.ended)
+    stage.close()
+
+
+def test_without_a_time_the_server_waits_for_ever(stage: Stage) -> None:
+    assert stage.loop._timers == []
+    assert stage.client().echo()
+    stage.turn(0.05)
+    assert not stage.ended
