@@ -6,6 +6,7 @@ sd_listen_fds(3) and sd_notify(3), as environment variables and datagrams say it
 
 import os
 import socket
+import stat
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
@@ -31,11 +32,16 @@ def inherited(environment: MutableMapping[str, str]) -> list[Listener]:
     if pid != str(os.getpid()) or not number.isdecimal():
         return []
     named = names.split(":") if names else []
-    listeners = []
-    for index in range(int(number)):
-        fd = FIRST_FD + index
-        name = named[index] if index < len(named) else "unknown"
-        listeners.append(Listener(_listening(fd, name), name))
+    listeners: list[Listener] = []
+    try:
+        for index in range(int(number)):
+            fd = FIRST_FD + index
+            name = named[index] if index < len(named) else "unknown"
+            listeners.append(Listener(_listening(fd, name), name))
+    except ActivationError:
+        for listener in listeners:
+            listener.socket.close()
+        raise
     return listeners
 
 
@@ -50,6 +56,7 @@ def _listening(fd: int, name: str) -> socket.socket:
         or listener.type != socket.SOCK_STREAM
         or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     ):
+        listener.close()
         raise ActivationError(f"file descriptor {fd} ({name}) is no listening UNIX stream socket (Accept=yes?)")
     listener.setblocking(False)
     return listener
@@ -73,13 +80,17 @@ def listen(path: str) -> Listener:
 
 
 def _remove_stale(path: str) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            # For a file that is no socket the kernel says the same.
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
         except FileNotFoundError:
             pass
+        except BlockingIOError as error:
+            raise OSError(None, "somebody listens there already, and is very busy") from error
         else:
             raise OSError(None, "somebody listens there already")
 

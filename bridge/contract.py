@@ -21,10 +21,11 @@ PATH = Path(__file__).with_name("contract.json")
 _types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
 _Validator: type[Draft202012Validator] = extend(Draft202012Validator, type_checker=_types)  # type: ignore[no-untyped-call]
 
+_UNKNOWN = "is not a parameter of this method"
 # What a violated keyword means to the caller. The offending value is never repeated: it may be large, or a secret.
 _REASONS: dict[str, Callable[[Any], str]] = {
     "required": lambda _: "is required",
-    "additionalProperties": lambda _: "is not a parameter of this method",
+    "additionalProperties": lambda _: _UNKNOWN,
     "type": lambda types: f"must be {_article(types)}",
     "enum": lambda values: f"must be one of {', '.join(v for v in values if v is not None)}",
     "pattern": lambda rule: f"must be {rule}",
@@ -57,6 +58,10 @@ class Contract:
         Raises InterfaceNotFound, MethodNotFound, and InvalidParameter for the first violation.
         """
         validator = self._validators.get(method) or self._compile(method)
+        known = self.methods[method]["parameters"]["properties"]
+        if len(parameters) > len(known):
+            # jsonschema says the same, but makes a text of all the strangers first, however many.
+            raise InvalidParameter(next(name for name in parameters if name not in known), _UNKNOWN)
         violation = next(validator.iter_errors(parameters), None)
         if violation is not None:
             raise _invalid(violation)

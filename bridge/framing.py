@@ -19,6 +19,7 @@ DEPTH_MAX = 32
 
 # A string of JSON, also one that never ends, so that the search is linear whatever comes.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 # Errors that generated clients have types for.
@@ -94,13 +95,14 @@ def parse_call(message: bytes) -> Call:
 def serialise_reply(reply: Reply) -> bytes:
     """One message, its NUL included.
 
-    Parameters that are absent, null and {} mean the same (UAPI.20), but not every client library knows. A reply without
-    parameters has to leave them out for zlink 0.7. An error of the interface without parameters has to have null: zlink
-    fails on {}, emersion/go-varlink where they are absent. Any other error has to have {}, or zlink takes it for success.
+    Parameters that are absent, null and {} mean the same (UAPI.20), but not every client library knows. A reply
+    without parameters has to leave them out for zlink 0.7. An error of the interface without parameters has to have
+    null: zlink fails on {}, emersion/go-varlink where they are absent. Any other error has to have {}, or zlink takes
+    it for success.
     """
     envelope: dict[str, object] = {}
     if reply.error is not None:
-        nothing = None if reply.error.startswith(_TYPED) else {}
+        nothing: dict[str, object] | None = None if reply.error.startswith(_TYPED) else {}
         envelope = {"error": reply.error, "parameters": reply.parameters or nothing}
     elif reply.parameters:
         envelope = {"parameters": reply.parameters}
@@ -129,10 +131,10 @@ _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_such_n
 
 def _check_depth(message: bytes) -> None:
     """Count levels before the recursive parser does, in time linear in the message's size."""
-    brackets = _STRINGS.sub(b"", message).translate(None, _NO_BRACKETS)
+    brackets = _STRINGS.sub(b"", message).translate(_AS_SQUARE, _NO_BRACKETS)
     for _ in range(DEPTH_MAX):
-        # Each turn takes away the innermost level.
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        # Each turn takes away the innermost level. Whether brackets match in kind is the parser's to say.
+        brackets = brackets.replace(b"[]", b"")
     if brackets:
         raise ProtocolError(f"nested more than {DEPTH_MAX} levels deep, or not closed")
 

@@ -23,10 +23,15 @@ def open_journal() -> None:
         status = os.fstat(2)
         if os.environ.get("JOURNAL_STREAM") != f"{status.st_dev}:{status.st_ino}":
             return
-        _journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        _journal.connect(SOCKET)
     except OSError:
-        _journal = None
+        return
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        sender.connect(SOCKET)
+    except OSError:
+        sender.close()
+    else:
+        _journal = sender
 
 
 def encode(fields: dict[str, object]) -> bytes:

@@ -30,6 +30,8 @@ CALLS_A_TURN = 16
 ACCEPT_PAUSE = 0.2
 # Seconds between looks whether a client has read what was before a reply with file descriptors: from, to.
 UNREAD_PAUSE, UNREAD_PAUSE_MAX = 0.001, 1.0
+# Seconds that a client may let a reply lie before its connection is closed, and when the service ends.
+UNREAD_MAX, FINISHING_MAX = 60.0, 5.0
 
 
 class Dispatcher(Protocol):
@@ -89,7 +91,7 @@ class Server:
             self._expect_idleness()
 
     def _resume_accepting(self) -> None:
-        if self._accepting or self._stopping:
+        if self._accepting or self._stopping or len(self._connections) >= CONNECTIONS_MAX:
             return
         self._accepting = True
         for listener in self._listeners:
@@ -157,12 +159,17 @@ class Connection:
         self._finishing = False  # the service ends after this call
         self._closed = False
         self._going_on = False
+        self._patience: Timer | None = None  # until the client has to have read its reply
         self._events = READ
         loop.watch(client.fileno(), READ, self._on_event)
 
     def finish(self) -> None:
         """Close as soon as the call under way, if any, is answered."""
         self._finishing = True
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+            self._expect_reading()
         self._safely(self._go_on)
 
     def _on_event(self, events: int) -> None:
@@ -206,7 +213,10 @@ class Connection:
         try:
             data = self._socket.recv(RECEIVE_SIZE)
         except BlockingIOError:
-            return
+            if not self._gone:
+                return
+            # It reads no replies, though it has not hung up; no event will tell of more.
+            data = b""
         except OSError:
             data = b""
         if data:
@@ -239,16 +249,27 @@ class Connection:
 
     def _begin(self, call: Call) -> None:
         self._call = call
-        self._loop.start(self._dispatcher.answer(call, self.peer), lambda reply: self._finished(call, reply))
+        self._loop.start(self._answered(call), lambda reply: self._finished(call, reply))
 
-    def _finished(self, call: Call, reply: Reply) -> None:
+    async def _answered(self, call: Call) -> Reply | None:
+        """The dispatcher's reply; None if it raised what it promised not to raise."""
+        try:
+            return await self._dispatcher.answer(call, self.peer)
+        except Exception:
+            journal.log(journal.ERROR, f"Bug, closing a connection: {traceback.format_exc()}")
+            return None
+
+    def _finished(self, call: Call, reply: Reply | None) -> None:
         self._call = None
-        if self._closed:
-            reply.close()
-            self._server.closed(self)
-        elif call.oneway or self._gone:
-            reply.close()
-            self._safely(self._go_on)
+        if self._closed or reply is None or call.oneway or self._gone:
+            if reply is not None:
+                reply.close()
+            if self._closed:
+                self._server.closed(self)
+            elif reply is None:
+                self._close()
+            else:
+                self._safely(self._go_on)
         else:
             self._reply = reply
             self._safely(self._answer)
@@ -271,6 +292,7 @@ class Connection:
             return
         if reply.fds and fds.unread_by_peer(self._socket):
             self._watch(0)
+            self._expect_reading()
             self._loop.call_later(pause, lambda: self._retry(reply, min(pause * 2, UNREAD_PAUSE_MAX)))
             return
         try:
@@ -281,10 +303,17 @@ class Connection:
                 reply.fds = ()
         except BlockingIOError:
             self._watch(WRITE)
+            self._expect_reading()
         except OSError:
             self._leave()
         else:
-            self._reply = None
+            self._drop_reply()
+
+    def _expect_reading(self) -> None:
+        """A client may let a reply lie for so long, for less when the service ends."""
+        if self._patience is None:
+            seconds = FINISHING_MAX if self._finishing else UNREAD_MAX
+            self._patience = self._loop.call_later(seconds, self._close)
 
     def _retry(self, reply: Reply, pause: float) -> None:
         if self._reply is reply:
@@ -309,6 +338,9 @@ class Connection:
         if self._reply is not None:
             self._reply.close()
             self._reply = None
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _close(self) -> None:
         if self._closed:

@@ -8,6 +8,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,6 @@ def test_a_file_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 # The refused socket is not closed before the process ends, which it does at once.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "make",
     [
@@ -154,7 +154,6 @@ def test_another_kind_of_socket_is_refused_by_name(
         inherited(environment(1, "web"))
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_connection_instead_of_a_listener_is_refused_with_a_hint(hand_over: Callable[..., None]) -> None:
     here, there = socket.socketpair()
     hand_over(here)
@@ -267,3 +266,25 @@ def test_without_a_service_manager_nobody_is_told(
 @pytest.mark.parametrize("address", ["missing", "@machine1-bridge-nobody"])
 def test_a_service_manager_that_went_away_is_no_reason_to_stop(tmp_path: Path, address: str) -> None:
     notify("READY=1", {"NOTIFY_SOCKET": address if address.startswith("@") else str(tmp_path / address)})
+
+
+def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
+    """The kernel refuses a connection to it just as to a socket that nobody listens on."""
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(ActivationError):
+        listen(str(path))
+    assert path.read_text() == "data"
+
+
+def test_a_busy_listener_is_a_listener(tmp_path: Path) -> None:
+    """Its backlog is full, so connecting would wait for it: nothing here may."""
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as busy, ExitStack() as clients:
+        busy.bind(path)
+        busy.listen(0)
+        for _ in range(5):
+            client = clients.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            client.connect_ex(path)
+        with pytest.raises(ActivationError, match="somebody listens"):
+            listen(path)

@@ -157,7 +157,7 @@ def test_levels_up_to_the_limit_are_read(levels: int, extra: str) -> None:
 
 
 @pytest.mark.parametrize("extra", ["", SIBLINGS], ids=["few", "many"])
-@pytest.mark.parametrize("levels", [DEPTH_MAX + 2, 1000, 1_000_000])
+@pytest.mark.parametrize("levels", [DEPTH_MAX + 1, 1000, 1_000_000])
 def test_levels_beyond_the_limit_are_refused(levels: int, extra: str) -> None:
     with pytest.raises(ProtocolError, match="nested"):
         parse_call(nested(levels, extra))
@@ -361,3 +361,10 @@ def test_the_limit_without_another_is_that_of_the_module() -> None:
 )
 def test_a_reply_is_written(reply: Reply, message: bytes) -> None:
     assert serialise_reply(reply) == message
+
+
+@pytest.mark.parametrize(("opening", "levels", "closing"), [(b"[", 31, b"]"), (b'{"x":[', 31, b"]}")])
+def test_levels_count_alike_whatever_the_brackets_are(opening: bytes, levels: int, closing: bytes) -> None:
+    """A level is a level: lists inside of objects, and one of each in turn, are not counted for less."""
+    with pytest.raises(ProtocolError):
+        parse_call(b'{"method":"a.B","parameters":{"x":' + opening * levels + closing * levels + b"}}")

@@ -724,3 +724,59 @@ def test_without_a_time_the_server_waits_for_ever(stage: Stage) -> None:
     assert stage.client().echo()
     stage.turn(0.05)
     assert not stage.ended
+
+
+def test_a_client_that_reads_no_more_costs_no_time(stage: Stage, client: Client) -> None:
+    """Its reply cannot be sent, and it has not hung up: nothing will ever happen on that connection."""
+    client.socket.shutdown(socket.SHUT_RD)
+    client.send("t.Echo", {"n": 1})
+    stage.turn()
+    assert len(poll_times(stage, 0.1)) < 20
+
+
+def test_a_client_may_let_a_reply_lie_for_so_long(
+    stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNREAD_MAX", 0.05)
+    client.send("t.Big")
+    stage.until(lambda: not stage.server._connections)
+
+
+def test_a_client_that_never_reads_does_not_keep_the_server_from_ending(
+    stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FINISHING_MAX", 0.05)
+    client.send("t.Big")
+    stage.turn()
+    stage.server.stop()
+    stage.until(lambda: stage.ended)
+
+
+def test_a_bug_of_the_dispatcher_keeps_nobody_from_ending(stage: Stage, client: Client, logged: list[Line]) -> None:
+    client.send("t.Bug")
+    assert client.hung_up()
+    stage.loop.call_soon(stage.server.stop)
+    stage.until(lambda: stage.ended)
+
+
+def test_a_pause_that_ends_does_not_lift_the_limit(
+    stage: Stage, client: Client, logged: list[Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors, then at the limit: when the pause is over, the limit still holds."""
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(server, "ACCEPT_PAUSE", 0.05)
+    assert client.echo()
+    waiting = [stage.client() for _ in range(3)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        stage.turn(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    client.close()
+    stage.turn(0.3)
+    assert len(stage.server._connections) == 2
+    for other in waiting:
+        other.close()
