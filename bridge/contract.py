@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
-from .errors import InterfaceNotFound, InvalidParameter, MethodNotFound
+from .errors import InterfaceNotFound, InvalidParameter, MethodNotFound, VarlinkError
 
 PATH = Path(__file__).with_name("contract.json")
 
@@ -55,7 +55,7 @@ class Contract:
     def check(self, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters without those that are null, which Varlink takes for absent.
 
-        Raises InterfaceNotFound, MethodNotFound, and InvalidParameter for the first violation.
+        Raises InvalidParameter for the first violation. The method is one of the contract's.
         """
         validator = self._validators.get(method) or self._compile(method)
         known = self.methods[method]["parameters"]["properties"]
@@ -67,13 +67,15 @@ class Contract:
             raise _invalid(violation)
         return {name: value for name, value in parameters.items() if value is not None}
 
+    def unknown(self, method: str) -> VarlinkError:
+        """What to say of a method that does not exist."""
+        interface = method.rpartition(".")[0]
+        if any(known.rpartition(".")[0] == interface for known in self.methods):
+            return MethodNotFound(method)
+        return InterfaceNotFound(interface)
+
     def _compile(self, method: str) -> Draft202012Validator:
         """Compiled when first needed: a client that calls one method pays for one."""
-        if method not in self.methods:
-            interface = method.rpartition(".")[0]
-            if any(known.rpartition(".")[0] == interface for known in self.methods):
-                raise MethodNotFound(method)
-            raise InterfaceNotFound(interface)
         validator = self._validators[method] = _Validator(self.methods[method]["parameters"])
         return validator
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 from . import journal
 from .authorize import authorize
+from .bus import DBusError
 from .contract import Contract
 from .errors import Failed, MethodNotImplemented, PermissionDenied, VarlinkError
 from .introspection import Introspection
-from .machined import BRIDGE_DENIED, DBusError, Machined, to_varlink_error
+from .machined import BRIDGE_DENIED, Machined, to_varlink_error
 from .messages import Call, Peer, Reply
 from .methods import METHODS
 
@@ -30,14 +31,17 @@ class Dispatcher:
     async def answer(self, call: Call, peer: Peer) -> Reply:
         """The reply to a call. Never raises: what went wrong is in the reply."""
         objects: Mapping[str, str] = {}
+        method = None
         started = time.monotonic()
         try:
+            method = self._methods.get(call.method)
+            if method is None:
+                raise self._contract.unknown(call.method)
+            objects = method.objects(call.parameters)
+            authorize(peer, method)
             parameters = self._contract.check(call.method, call.parameters)
-            method = self._methods[call.method]
-            objects = method.objects(parameters)
             if call.upgrade:
                 raise MethodNotImplemented(call.method)
-            await authorize(peer, method, parameters)
             reply = await method.function(self._machined, parameters)
         except VarlinkError as error:
             reply = _failure(error)
@@ -47,13 +51,9 @@ class Dispatcher:
         except Exception:
             journal.log(journal.ERROR, f"Bug in {call.method}: {traceback.format_exc()}")
             reply = _failure(Failed("", "internal error of machine1-bridge, see its journal"))
-        if self._is_guarded(call.method):
+        if method is not None and method.guarded:
             _record(call, peer, objects, reply, time.monotonic() - started)
         return reply
-
-    def _is_guarded(self, name: str) -> bool:
-        method = self._methods.get(name)
-        return method is not None and method.guarded
 
 
 def _failure(error: VarlinkError) -> Reply:
@@ -74,13 +74,16 @@ def _note_missing_right(call: Call, error: DBusError) -> None:
 def _record(call: Call, peer: Peer, objects: Mapping[str, str], reply: Reply, seconds: float) -> None:
     """One line for each guarded call, refused or not: who, what, on which object, with what outcome."""
     outcome = reply.error or "done"
-    journal.log(
-        journal.NOTICE if reply.error == PermissionDenied.name else journal.INFO,
-        f"{call.method} on {', '.join(objects.values()) or '?'} by UID {peer.uid}, PID {peer.pid}: {outcome}",
-        MACHINE1_METHOD=call.method,
-        MACHINE1_OUTCOME=outcome,
-        MACHINE1_PEER_UID=peer.uid,
-        MACHINE1_PEER_PID=peer.pid,
-        MACHINE1_DURATION_USEC=round(seconds * 1_000_000),
+    message = f"{call.method} on {', '.join(objects.values()) or '?'} by UID {peer.uid}, PID {peer.pid}: {outcome}"
+    fields = {
+        "MACHINE1_METHOD": call.method,
+        "MACHINE1_OUTCOME": outcome,
+        "MACHINE1_PEER_UID": peer.uid,
+        "MACHINE1_PEER_PID": peer.pid,
+        "MACHINE1_DURATION_USEC": round(seconds * 1_000_000),
         **{f"MACHINE1_{kind.upper()}": name for kind, name in objects.items()},
-    )
+    }
+    if reply.error == PermissionDenied.name:
+        journal.refusal(peer.uid, message, **fields)
+    else:
+        journal.log(journal.INFO, message, **fields)

@@ -8,6 +8,8 @@ No environment, no arguments and no parameters of a call belong here but those t
 import os
 import socket
 import sys
+import time
+from collections import Counter
 
 CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 
@@ -46,16 +48,47 @@ def encode(fields: dict[str, object]) -> bytes:
     return bytes(entry)
 
 
+class _Refusals:
+    """At most BURST lines of refusals about one user in INTERVAL seconds, so that none floods out what others did."""
+
+    BURST, INTERVAL = 20, 10.0
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._counts: Counter[int] = Counter()
+
+    def allows(self, uid: int) -> bool:
+        now = time.monotonic()
+        if now - self._since > self.INTERVAL:
+            for refused, number in self._counts.items():
+                if number > self.BURST:
+                    log(NOTICE, f"{number - self.BURST} more refusals of UID {refused}", MACHINE1_PEER_UID=refused)
+            self._counts.clear()
+            self._since = now
+        self._counts[uid] += 1
+        return self._counts[uid] <= self.BURST
+
+
+_refusals = _Refusals()
+
+
+def refusal(uid: int, message: str, **fields: object) -> None:
+    """Write that something was refused to a user, unless that was said too often lately; then how often, later."""
+    if _refusals.allows(uid):
+        log(NOTICE, message, **fields)
+
+
 def log(priority: int, message: str, **fields: object) -> None:
-    """Write one line. A journal that does not take it must not stop the service: then it goes to standard error."""
+    """Write one line. A journal that does not take it must not stop the service: then the line is lost."""
     if _journal is not None:
         try:
             _journal.send(encode({"MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": IDENTIFIER} | fields))
-            return
         except OSError:
             pass
-    if priority < DEBUG:
+    elif priority < DEBUG:
+        # On a terminal no name of an image may do more than be read.
+        text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
         try:
-            print(f"{IDENTIFIER}: {message}", file=sys.stderr, flush=True)
+            print(f"{IDENTIFIER}: {text}", file=sys.stderr, flush=True)
         except OSError:
             pass

@@ -20,6 +20,7 @@ HOST = ".host"
 MACHINE_CLASSES = ("vm", "container", "host")
 IMAGE_TYPES = ("directory", "subvolume", "raw", "block")
 INT_MAX = 2**63 - 1
+NAME_MAX = 255
 
 
 async def list_machines(machined: Machined, parameters: Parameters) -> Reply:
@@ -119,6 +120,10 @@ def _check_environment(assignments: Sequence[str]) -> None:
         names.add(name)
 
 
+def _can_be_a_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= NAME_MAX and value.isprintable()
+
+
 def _machine(name: str, machine_class: str, service: str, object_path: str) -> dict[str, object]:
     """A class that a later machined may add is left out, so that the list holds for clients that know but these."""
     known = {"class": machine_class} if machine_class in MACHINE_CLASSES else {}
@@ -152,8 +157,9 @@ class Method:
     about: Mapping[str, str]
 
     def objects(self, parameters: Parameters) -> dict[str, str]:
-        """The objects that a call is about, by kind."""
-        return {kind: parameters[parameter] for kind, parameter in self.about.items()}
+        """The objects that a call is about, by kind. Of parameters that are not validated, what can be a name."""
+        named: dict[str, Any] = {kind: parameters.get(parameter) for kind, parameter in self.about.items()}
+        return {kind: name for kind, name in named.items() if _can_be_a_name(name)}
 
 
 _MACHINE = {"machine": "name"}

@@ -16,13 +16,18 @@ from typing import Any, Protocol
 
 from . import fds, journal
 from .activation import Listener
-from .framing import ProtocolError, Reader, parse_call, serialise_reply
+from .framing import MESSAGE_MAX, MESSAGE_OF_USERS_MAX, ProtocolError, Reader, parse_call, serialise_reply
 from .loop import HANGUP, READ, WRITE, Future, Loop, Timer
 from .messages import Call, Peer, Reply
 
-# As sd-varlink has them (facts of systemd 261): all connections, and those of one user.
+# As sd-varlink has them: all connections, and those of one user but root. The last quarter is root's alone, so that
+# no number of users keeps the administrator out.
 CONNECTIONS_MAX = 4096
-CONNECTIONS_PER_UID_MAX = 1024
+CONNECTIONS_PER_UID_MAX = 128
+CONNECTIONS_OF_USERS_MAX = CONNECTIONS_MAX * 3 // 4
+# Bytes of requests and replies that wait, of all connections but root's together.
+BUFFERED_MAX = 64 * 1024 * 1024
+ACCEPTED_A_TURN = 64
 RECEIVE_SIZE = 65536
 # Calls of one connection that are answered before others get their turn.
 CALLS_A_TURN = 16
@@ -60,6 +65,7 @@ class Server:
         self._per_uid: Counter[int] = Counter()
         self._accepting = False
         self._stopping = False
+        self._buffered = 0
 
     def start(self) -> None:
         self._resume_accepting()
@@ -77,6 +83,11 @@ class Server:
         for connection in list(self._connections):
             connection.finish()
         self._end_if_done()
+
+    def buffer(self, difference: int) -> bool:
+        """Account for so many bytes more or less of a user's; False if they are too many."""
+        self._buffered += difference
+        return self._buffered <= BUFFERED_MAX
 
     def closed(self, connection: "Connection") -> None:
         """A connection says that it is over: closed, and no call of it under way."""
@@ -104,24 +115,28 @@ class Server:
                 self._loop.unwatch(listener.socket.fileno())
 
     def _accept(self, listener: Listener, _events: int) -> None:
-        if not self._accepting:
-            return
-        try:
-            client, _ = listener.socket.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            # Out of file descriptors or memory. The clients wait in the backlog.
-            journal.log(journal.WARNING, f"Cannot accept a connection, trying again soon: {error}")
-            self._pause_accepting()
-            self._loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
-            return
+        for _ in range(ACCEPTED_A_TURN):
+            if not self._accepting:
+                return
+            try:
+                client, _ = listener.socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # Out of file descriptors or memory. The clients wait in the backlog.
+                journal.log(journal.WARNING, f"Cannot accept a connection, trying again soon: {error}")
+                self._pause_accepting()
+                self._loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
+                return
+            self._welcome(client)
+
+    def _welcome(self, client: socket.socket) -> None:
         client.setblocking(False)
         peer = peer_of(client)
-        if self._per_uid[peer.uid] >= CONNECTIONS_PER_UID_MAX:
-            journal.log(
-                journal.NOTICE, f"Too many connections of UID {peer.uid}, refused one", MACHINE1_PEER_UID=peer.uid
-            )
+        if peer.uid != 0 and (
+            self._per_uid[peer.uid] >= CONNECTIONS_PER_UID_MAX or len(self._connections) >= CONNECTIONS_OF_USERS_MAX
+        ):
+            journal.refusal(peer.uid, "Too many connections, refused one", MACHINE1_PEER_UID=peer.uid)
             client.close()
             return
         if self._idle_timer is not None:
@@ -150,7 +165,8 @@ class Connection:
         self._server = server
         self._dispatcher = dispatcher
         self._socket = client
-        self._reader = Reader()
+        self._reader = Reader(MESSAGE_MAX if peer.uid == 0 else MESSAGE_OF_USERS_MAX)
+        self._buffered = 0
         self._call: Call | None = None
         self._reply: Reply | None = None
         self._outgoing = memoryview(b"")
@@ -221,8 +237,18 @@ class Connection:
             data = b""
         if data:
             self._reader.feed(data)
+            self._account()
         else:
             self._end_of_file = True
+
+    def _account(self) -> None:
+        """Tell how much waits here. Raises ProtocolError if users as a whole let too much wait."""
+        if self.peer.uid == 0:
+            return
+        buffered = 0 if self._closed else self._reader.size + len(self._outgoing)
+        difference, self._buffered = buffered - self._buffered, buffered
+        if not self._server.buffer(difference) and difference > 0:
+            raise ProtocolError("too much of all users waits to be read")
 
     def _go_on(self) -> None:
         """Begin what can be begun: the next call, more reading, or the end."""
@@ -235,6 +261,7 @@ class Connection:
                     return
                 message = None if self._finishing else self._reader.next_message()
                 if message is not None:
+                    self._account()
                     self._begin(parse_call(message))
                 elif self._finishing or self._end_of_file:
                     self._close()
@@ -277,7 +304,9 @@ class Connection:
     def _answer(self) -> None:
         assert self._reply is not None
         self._outgoing = memoryview(serialise_reply(self._reply))
+        self._reply.parameters = {}
         self._send()
+        self._account()
         self._go_on()
 
     def _send(self, pause: float = UNREAD_PAUSE) -> None:
@@ -338,6 +367,7 @@ class Connection:
         if self._reply is not None:
             self._reply.close()
             self._reply = None
+            self._outgoing = memoryview(b"")
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
@@ -348,6 +378,7 @@ class Connection:
         self._leave()
         self._closed = True
         self._socket.close()
+        self._account()
         if self._call is None:
             self._server.closed(self)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
 import platform
 import re
@@ -74,8 +75,15 @@ class Target:
         return f"cp{self.python[0]}{self.python[1]}"
 
     def path(self, *below_prefix: str) -> Path:
-        """Where a path below PREFIX lies, seen from this machine."""
-        return self.root.joinpath(self.prefix.lstrip("/"), *below_prefix)
+        """Where a path below PREFIX lies, seen from this machine.
+
+        A system under DESTDIR may have links that lead out of it, for example an absolute /usr/lib: nothing is written
+        there, since this program runs as root of another system.
+        """
+        path = self.root.joinpath(self.prefix.lstrip("/"), *below_prefix)
+        if not path.parent.resolve().is_relative_to(self.root.resolve()):
+            raise InstallError(f"{path} leads out of {self.root} by a symbolic link")
+        return path
 
 
 def find_interpreter(root: Path) -> str | None:
@@ -179,7 +187,7 @@ def pip_download(requirements: Iterable[str], folder: Path, options: list[str]) 
         raise InstallError(f"cannot get the Python packages: {(errors or said)[-1].strip()}")
 
 
-def wheels_for(target: Target) -> list[Path]:
+def wheels_for(target: Target) -> dict[str, bytes]:
     """The wheels of the target's packages, from the cache or, for the first time, through pip.
 
     The cache is only a cache: each wheel's SHA-256 has to be in requirements.txt every time.
@@ -199,11 +207,11 @@ def wheels_for(target: Target) -> list[Path]:
                 ["--require-hashes", "--no-deps", *platform_options(target.python, target.architecture)],
             )
             download.rename(folder)
-    wheels = sorted(folder.glob("*.whl"))
+    wheels = {wheel.name: wheel.read_bytes() for wheel in sorted(folder.glob("*.whl"))}
     hashes = set(re.findall(r"--hash=sha256:([0-9a-f]{64})", "\n".join(lines)))
-    for wheel in wheels:
-        if hashlib.sha256(wheel.read_bytes()).hexdigest() not in hashes:
-            raise InstallError(f"{wheel} is not what requirements.txt names; remove {folder}")
+    for name, content in wheels.items():
+        if hashlib.sha256(content).hexdigest() not in hashes:
+            raise InstallError(f"{name} is not what requirements.txt names; remove {folder}")
     if len(wheels) != len(lines):
         raise InstallError(f"{len(wheels)} wheels for {len(lines)} packages; remove {folder}")
     return wheels
@@ -217,13 +225,13 @@ def is_kept(name: str) -> bool:
     return not PRUNED_FOLDERS.intersection(folders) and Path(file).suffix not in PRUNED_SUFFIXES
 
 
-def unpack(wheel: Path, folder: Path) -> None:
+def unpack(name: str, content: bytes, folder: Path) -> None:
     """A wheel is a ZIP file whose members lie as they are imported; nothing that would lie elsewhere is accepted."""
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist():
             parts = member.filename.split("/")
             if ".." in parts or member.filename.startswith("/") or parts[0].endswith(".data"):
-                raise InstallError(f"{wheel.name}: {member.filename} would not lie beside the package")
+                raise InstallError(f"{name}: {member.filename} would not lie beside the package")
             if not member.is_dir() and is_kept(member.filename):
                 write(folder / member.filename, archive.read(member))
 
@@ -297,8 +305,8 @@ def adapted(source: Path, target: Target) -> bytes:
 
 def build(target: Target, folder: Path) -> None:
     """Makes the contents of PREFIX/lib/machine1-bridge in another folder of the same file system."""
-    for wheel in wheels_for(target):
-        unpack(wheel, folder)
+    for name, content in wheels_for(target).items():
+        unpack(name, content, folder)
     for path in files_below(TREE / "bridge"):
         inside = path.relative_to(TREE / "bridge")
         if path.suffix in SERVICE_SUFFIXES and not PRUNED_FOLDERS.intersection(inside.parts):

@@ -28,7 +28,11 @@ class Client:
     def __init__(self, path: str, timeout: float = 15) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
         self._buffer = b""
         self.fds: list[int] = []
 

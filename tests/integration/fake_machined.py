@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jeepney import HeaderFields, Message, MessageType, new_error, new_method_return
+from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_error, new_method_return, new_signal
 from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
@@ -114,6 +114,13 @@ class FakeMachined:
     def answer(self, index: int = 0, signature: str = "", *body: object) -> None:
         """Answer a call that was left hanging."""
         self._connection.send_message(new_method_return(self.unanswered.pop(index), signature, body))
+
+    def signal_callers(self, signature: str, *body: object) -> None:
+        """Send a signal that nobody asked for to all who called, as anybody on a system bus may."""
+        for caller in {message.header.fields[HeaderFields.sender] for message in self.unanswered}:
+            signal = new_signal(DBusAddress("/x", interface="org.example.Noise"), "Noise", signature, body)
+            signal.header.fields[HeaderFields.destination] = caller
+            self._connection.send_message(signal)
 
     def _serve(self) -> None:
         while not self._stopping:

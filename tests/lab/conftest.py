@@ -8,15 +8,15 @@ run: pytest orders tests by a parameter of session scope.
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from tests.client import Client
 
 from .host import SUITES, Host, Unavailable
 
@@ -81,17 +81,10 @@ def fresh_host(suite: str) -> Iterator[Host]:
 
 
 def warm_up() -> None:
-    """Inside a host: one call, so that the bridge runs and its connection to the bus is open before FDs are counted."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
-        client.connect(SOCKET)
-        client.sendall(json.dumps({"method": "io.machine1.ListMachines"}).encode() + b"\0")
-        reply = b""
-        while not reply.endswith(b"\0"):
-            data = client.recv(65536)
-            assert data, f"the bridge closed the connection after {reply!r}"
-            reply += data
-    assert "error" not in json.loads(reply[:-1]), reply
+    """Inside a host: two calls, so that the bridge runs with its connections to the bus before FDs are counted."""
+    with Client(SOCKET, timeout=30) as client:
+        client.call("ListMachines")
+        assert client.error("TerminateMachine", {"name": "nope"})[0] == "io.machine1.NoSuchMachine"
 
 
 @pytest.fixture(autouse=True)

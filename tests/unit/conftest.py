@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from bridge import journal
-from bridge.machined import DEADLINE, Machined
+from bridge.bus import DEADLINE
+from bridge.machined import Machined
 
 T = TypeVar("T")
 

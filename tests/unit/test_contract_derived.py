@@ -24,8 +24,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate as validate_openapi
 
+from bridge import bus, errors, machined
 from bridge import contract as bridge_contract
-from bridge import errors, machined
 from bridge import methods as bridge_methods
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,7 +212,7 @@ def test_each_operation_lists_the_errors_that_it_can_end_in(name: str) -> None:
     interface = derive.Reader(yaml.safe_load(CONTRACT_TEXT)).read()
     (listed,) = (set(method.errors) for method in interface.methods if method.name == name)
     objects = dict.fromkeys(bridge_methods.METHODS[f"io.machine1.{name}"].about, "x")
-    names = [machined.to_varlink_error(machined.DBusError(error, ""), objects).name for error in machined.ERRORS]
+    names = [machined.to_varlink_error(bus.DBusError(error, ""), objects).name for error in machined.ERRORS]
     possible = {error.removeprefix("io.machine1.") for error in names if error.startswith("io.machine1.")}
     never = {error for error, methods in UNHEARD_OF.items() if name in methods}
     assert listed == (possible | {"Failed"}) - never

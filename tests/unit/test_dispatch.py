@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from bridge import __version__, introspection, journal
+from bridge.bus import DBusError
 from bridge.contract import Contract
 from bridge.dispatch import Dispatcher
 from bridge.errors import Busy, Unavailable
-from bridge.machined import BRIDGE_DENIED, DBusError
+from bridge.machined import BRIDGE_DENIED
 from bridge.messages import Call, Peer, Reply
 from bridge.methods import METHODS
 

@@ -266,15 +266,15 @@ def test_messages_come_byte_by_byte() -> None:
 
 def test_the_beginning_of_a_message_is_kept_when_others_are_taken() -> None:
     reader = Reader()
-    assert not reader.pending
+    assert not reader.size
     reader.feed(b"one\0tw")
-    assert reader.pending
+    assert reader.size
     assert reader.next_message() == b"one"
-    assert reader.pending
+    assert reader.size
     assert reader.next_message() is None
     reader.feed(b"o\0")
     assert reader.next_message() == b"two"
-    assert not reader.pending
+    assert not reader.size
 
 
 def test_a_short_message_after_a_long_one_that_came_in_pieces_is_found() -> None:

@@ -374,3 +374,20 @@ def test_locked_packages_are_the_ones_that_the_project_depends_on() -> None:
     pinned = set(re.findall(r"^([\w-]+)==", text, re.MULTILINE))
     assert wanted <= pinned
     assert all("--hash=sha256:" in entry for entry in re.split(r"\n(?=\w)", text)[1:])
+
+
+def test_nothing_is_written_where_a_link_leads_out_of_destdir(tmp_path: Path) -> None:
+    """The system under DESTDIR is not trusted: an absolute link in it means a place on this machine."""
+    victim, image = tmp_path / "victim", tmp_path / "image"
+    victim.mkdir()
+    (image / "usr").mkdir(parents=True)
+    (image / "usr/lib").symlink_to(victim)
+    done = subprocess.run(
+        [sys.executable, str(CONTRIB / "install.py"), "install", "--destdir", str(image), "--prefix", "/usr"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "leads out of" in done.stderr
+    assert list(victim.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from bridge.bus import DBusError
 from bridge.errors import (
     Busy,
     Failed,
@@ -19,7 +20,7 @@ from bridge.errors import (
     Unavailable,
     VarlinkError,
 )
-from bridge.machined import BRIDGE_DENIED, ERRORS, DBusError, to_varlink_error
+from bridge.machined import BRIDGE_DENIED, ERRORS, to_varlink_error
 
 NAMES = {"machine": "web1", "image": "old", "new": "fresh"}
 DBUS = "org.freedesktop.DBus.Error"

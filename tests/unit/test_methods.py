@@ -10,10 +10,10 @@ import pytest
 from jeepney.fds import FileDescriptor, NoFDError
 from jsonschema import Draft202012Validator
 
+from bridge.bus import DEADLINE
 from bridge.contract import Contract
 from bridge.errors import InvalidParameter, NoSuchMachine
 from bridge.introspection import Introspection
-from bridge.machined import DEADLINE
 from bridge.messages import Reply
 from bridge.methods import METHODS
 

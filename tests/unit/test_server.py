@@ -753,6 +753,7 @@ def test_a_client_that_never_reads_does_not_keep_the_server_from_ending(
 
 
 def test_a_bug_of_the_dispatcher_keeps_nobody_from_ending(stage: Stage, client: Client, logged: list[Line]) -> None:
+    """Not even if it raises what it promised not to raise."""
     client.send("t.Bug")
     assert client.hung_up()
     stage.loop.call_soon(stage.server.stop)

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The system bus: one connection, opened when first needed and again when it broke, with many calls under way on it.
+
+The only module that does I/O on the bus; `machined` and `polkit` say what is called there.
+"""
+
+import os
+import socket
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from jeepney import Header, HeaderFields, Message, MessageType
+from jeepney.auth import BEGIN, Authenticator
+from jeepney.bus import get_bus
+from jeepney.bus_messages import message_bus
+from jeepney.fds import FileDescriptor
+from jeepney.low_level import calc_msg_size
+
+from . import errors, fds
+from .loop import HANGUP, READ, WRITE, Future, Loop
+
+# Seconds. What sd-bus itself waits for (sd_bus_set_method_call_timeout(3)).
+DEADLINE = 25.0
+
+# The bus daemon refuses a connection's 129th call without a reply (max_replies_per_connection, dbus-daemon(1)), those
+# that nobody waits for any more among them: so many of those are allowed for before the connection is given up.
+CALLS_MAX = 96
+ABANDONED_MAX = 32
+
+# The reply with 10,000 machines has 2 MB; the bus itself lets much more through.
+MESSAGE_MAX = 16 * 1024 * 1024
+
+_FIXED_HEADER = 16
+
+# A reply and the file descriptors that came with it; those in its body are the same objects.
+_Answer = tuple[Message, list[FileDescriptor]]
+
+
+class DBusError(Exception):
+    """An error that came over the bus. `name` is the D-Bus one; `message` is what the other side says for people."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name, message)
+        self.name, self.message = name, message
+
+
+class _Connection:
+    """One connection to the bus, from its first byte to its end."""
+
+    def __init__(self, loop: Loop, lost: Callable[[], None]) -> None:
+        """Raises OSError when there is no bus."""
+        self._loop = loop
+        self._lost = lost
+        self._serials = count(1)
+        self._pending: dict[int, Future[_Answer]] = {}
+        self._incoming = bytearray()
+        self._received: list[FileDescriptor] = []
+        self._authenticator: Authenticator | None = Authenticator(enable_fds=True)
+        self._outgoing: deque[tuple[bytes, list[FileDescriptor]]] = deque()
+        self._abandoned: set[int] = set()
+        self._writing = False
+        self._closed = False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.connect(get_bus("SYSTEM"))
+        except BaseException:
+            self._socket.close()
+            raise
+        loop.watch(self._socket.fileno(), READ, self._on_event)
+        self.ready = Future[None](loop)
+        self._patience = loop.call_later(DEADLINE, lambda: self.close("the system bus did not answer in time"))
+        self._write(self._authenticator.data_to_send())
+
+    def call(self, message: Message) -> tuple[int, Future[_Answer]]:
+        """Send a message. Returns its serial number and the future of its reply.
+
+        File descriptors in its body stay the caller's: duplicates go.
+        """
+        if self._closed:
+            raise errors.Unavailable("the system bus closed the connection")
+        serial = next(self._serials)
+        numbers = array("i")
+        data = message.serialise(serial, numbers)
+        future = self._pending[serial] = Future[_Answer](self._loop)
+        self._write(data, [FileDescriptor(os.dup(number)) for number in numbers])
+        return serial, future
+
+    def forget(self, serial: int) -> None:
+        """Nobody waits for this reply any more. If it comes, its file descriptors are closed."""
+        if self._pending.pop(serial, None) is not None:
+            self._abandoned.add(serial)
+            if len(self._abandoned) > ABANDONED_MAX:
+                self.close("too many calls over the system bus got no answer in time")
+
+    def close(self, reason: str) -> None:
+        """End the connection, and with Unavailable all that waits for it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._patience.cancel()
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+        fds.close(self._received)
+        self._drop_outgoing()
+        self._lost()
+        pending, self._pending = self._pending, {}
+        self.ready.fail(errors.Unavailable(reason))
+        for future in pending.values():
+            future.fail(errors.Unavailable(reason))
+
+    def _write(self, data: bytes, descriptors: Sequence[FileDescriptor] = ()) -> None:
+        """Send what can be sent now. Failure shows as an event of the socket, after what the bus had to say before."""
+        self._outgoing.append((data, list(descriptors)))
+        if len(self._outgoing) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._outgoing:
+                data, descriptors = self._outgoing[0]
+                sent = fds.send(self._socket, data, descriptors)
+                fds.close(descriptors)
+                self._outgoing.popleft()
+                if sent < len(data):
+                    self._outgoing.appendleft((data[sent:], []))
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop_outgoing()
+        if self._writing != bool(self._outgoing):
+            self._writing = bool(self._outgoing)
+            self._loop.change(self._socket.fileno(), READ | WRITE if self._writing else READ)
+
+    def _drop_outgoing(self) -> None:
+        for _, descriptors in self._outgoing:
+            fds.close(descriptors)
+        self._outgoing.clear()
+
+    def _on_event(self, events: int) -> None:
+        if self._closed:
+            return
+        if events & WRITE:
+            self._flush()
+        if events & (READ | HANGUP):
+            try:
+                self._receive()
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self.close(f"the system bus: {error}")
+            except Exception as error:
+                # jeepney raises whatever a malformed message makes it run into.
+                self.close(f"the system bus sent nonsense: {error!r}")
+
+    def _receive(self) -> None:
+        data, received = fds.receive(self._socket)
+        if not data:
+            self.close("the system bus closed the connection")
+        elif self._authenticator is not None:
+            fds.close(received)
+            self._authenticate(self._authenticator, data)
+        else:
+            self._incoming += data
+            self._received += received
+            while not self._closed and len(self._incoming) >= _FIXED_HEADER:
+                size = calc_msg_size(self._incoming[:_FIXED_HEADER])
+                if size > MESSAGE_MAX:
+                    raise ValueError(f"a message of {size} bytes")
+                if len(self._incoming) < size:
+                    break
+                message = bytes(self._incoming[:size])
+                del self._incoming[:size]
+                self._dispatch(message)
+
+    def _authenticate(self, authenticator: Authenticator, data: bytes) -> None:
+        authenticator.feed(data)
+        for line in authenticator:
+            if not line:
+                return
+            self._write(line)
+        self._write(BEGIN)
+        self._authenticator = None
+        _, reply = self.call(message_bus.Hello())
+        self._loop.start(self._greet(reply), lambda _: None)
+
+    async def _greet(self, reply: Future[_Answer]) -> None:
+        try:
+            message, _ = await reply
+        except errors.Unavailable:
+            return
+        if message.header.message_type == MessageType.error:
+            self.close(f"the system bus refused the connection: {_text(message)}")
+        else:
+            self._patience.cancel()
+            self.ready.resolve(None)
+
+    def _dispatch(self, message: bytes) -> None:
+        """Give a reply to who waits for it. All else is dropped undecoded: anybody may send signals to this connection.
+
+        Each message says how many file descriptors are its own, so reading ahead mixes nothing up.
+        """
+        header, _ = Header.from_buffer(message)
+        number = header.fields.get(HeaderFields.unix_fds, 0)
+        received, self._received = self._received[:number], self._received[number:]
+        future = None
+        if header.message_type in (MessageType.method_return, MessageType.error):
+            serial = header.fields.get(HeaderFields.reply_serial)
+            future = self._pending.pop(serial, None)
+            self._abandoned.discard(serial)
+        if future is None:
+            fds.close(received)
+            return
+        try:
+            answer = Message.from_buffer(message, received), received
+        except Exception as error:
+            # jeepney raises whatever a malformed body makes it run into.
+            fds.close(received)
+            future.fail(DBusError("org.freedesktop.DBus.Error.InconsistentMessage", f"malformed reply: {error!r}"))
+            return
+        if not future.resolve(answer):
+            fds.close(received)
+
+
+class Bus:
+    """Calls over the system bus, by a connection of its own."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._connection: _Connection | None = None
+        self._calls = 0
+        self._queue: deque[Future[None]] = deque()
+
+    async def call(self, message: Message, reply: str, deadline: float | None = DEADLINE) -> tuple[Any, ...]:
+        """The body of the reply, whose signature has to be `reply`.
+
+        `deadline` in seconds, the wait for other calls' ends included; None for what may take as long as it takes.
+        Raises DBusError, and Timeout and Unavailable as errors of the interface. A reply that comes after the deadline
+        is dropped.
+        """
+        late = _Deadline(self._loop, deadline)
+        try:
+            await self._take_turn(late)
+            try:
+                answer, received = await self._answer(message, late)
+            finally:
+                self._end_turn()
+        finally:
+            late.cancel()
+        if answer.header.message_type == MessageType.error:
+            fds.close(received)
+            raise _error(answer)
+        actual = answer.header.fields.get(HeaderFields.signature, "")
+        if actual != reply or len(received) != reply.count("h"):
+            fds.close(received)
+            raise DBusError(
+                "org.freedesktop.DBus.Error.InconsistentMessage",
+                f"{message.header.fields[HeaderFields.member]} was answered with '{actual}' instead of '{reply}'",
+            )
+        body: tuple[Any, ...] = answer.body
+        return body
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close("the service ends")
+
+    async def _answer(self, message: Message, late: "_Deadline") -> _Answer:
+        if self._connection is None:
+            try:
+                self._connection = _Connection(self._loop, self._forget_connection)
+            except (OSError, RuntimeError) as error:
+                raise errors.Unavailable(f"no system bus: {error}") from error
+        connection = self._connection
+        await connection.ready
+        serial, future = connection.call(message)
+        late.fails(future)
+        try:
+            return await future
+        finally:
+            connection.forget(serial)
+
+    def _forget_connection(self) -> None:
+        """The next call opens another."""
+        self._connection = None
+
+    async def _take_turn(self, late: "_Deadline") -> None:
+        if self._calls < CALLS_MAX:
+            self._calls += 1
+            return
+        turn = Future[None](self._loop)
+        self._queue.append(turn)
+        late.fails(turn)
+        await turn
+
+    def _end_turn(self) -> None:
+        """The turn goes to the first in the queue that still waits."""
+        while self._queue:
+            if self._queue.popleft().resolve(None):
+                return
+        self._calls -= 1
+
+
+class _Deadline:
+    """One time for all that a call waits for, one thing after the other."""
+
+    def __init__(self, loop: Loop, seconds: float | None) -> None:
+        self._awaited: Future[Any] | None = None
+        self._timer = None if seconds is None else loop.call_later(seconds, self._expire)
+
+    def fails(self, awaited: Future[Any]) -> None:
+        """This is what is waited for now."""
+        self._awaited = awaited
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        if self._awaited is not None:
+            self._awaited.fail(errors.Timeout())
+
+
+def _error(message: Message) -> Exception:
+    """What an error reply says. A limit of the bus itself says nothing of the one that was called."""
+    fields = message.header.fields
+    name = fields.get(HeaderFields.error_name, "")
+    limit = name == "org.freedesktop.DBus.Error.LimitsExceeded"
+    if limit and fields.get(HeaderFields.sender) == message_bus.bus_name:
+        return errors.Unavailable(f"the system bus: {_text(message)}")
+    return DBusError(name, _text(message))
+
+
+def _text(message: Message) -> str:
+    """The text of an error reply, by convention the first of its body."""
+    return message.body[0] if message.body and isinstance(message.body[0], str) else ""
