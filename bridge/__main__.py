@@ -7,13 +7,18 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from . import __version__, activation, journal
 from .activation import ActivationError, Listener
+from .authorize import Authorizer
+from .bus import Bus
 from .contract import Contract
 from .dispatch import Dispatcher
 from .loop import READ, Loop
 from .machined import Machined
+from .policy import DEFAULT, Policy, PolicyError, load
+from .polkit import Polkit
 from .server import Server
 
 IDLE_TIMEOUT = 600.0
@@ -21,34 +26,38 @@ IDLE_TIMEOUT = 600.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop. Returns the exit status: 0, or 1 with a reason in the journal."""
-    paths, idle_timeout = _parse(sys.argv[1:] if arguments is None else arguments)
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
     journal.open_journal()
     try:
         with ExitStack() as cleanup:
             listeners = activation.inherited(os.environ)
-            for path in paths:
+            policy = load(options.policy)
+            for path in options.listen:
                 listeners.append(activation.listen(path))
                 cleanup.callback(os.unlink, path)
             for listener in listeners:
                 cleanup.enter_context(listener.socket)
             if not listeners:
                 raise ActivationError("no socket to serve: start machine1-bridge.socket, or use --listen PATH")
-            serve(listeners, idle_timeout)
-    except ActivationError as error:
+            serve(listeners, policy, options.idle_timeout)
+    except (ActivationError, PolicyError) as error:
         journal.log(journal.ERROR, str(error))
         return 1
     return 0
 
 
-def serve(listeners: list[Listener], idle_timeout: float) -> None:
+def serve(listeners: list[Listener], policy: Policy, idle_timeout: float) -> None:
     """Serve these sockets until SIGTERM, SIGINT or idleness."""
     loop = Loop()
     machined = Machined(loop)
+    # Questions to polkit may wait for a password: they have a connection of their own.
+    questions = Bus(loop)
     server = Server(
         loop,
-        Dispatcher(Contract(), machined),
+        Dispatcher(Contract(), Authorizer(policy, Polkit(questions)), machined),
         listeners,
         idle_timeout,
+        policy.limits,
         stopping=lambda: activation.notify("STOPPING=1", os.environ),
     )
     with _signals(loop, server):
@@ -56,6 +65,7 @@ def serve(listeners: list[Listener], idle_timeout: float) -> None:
         activation.notify("READY=1", os.environ)
         loop.run()
     machined.close()
+    questions.close()
     loop.close()
 
 
@@ -83,10 +93,19 @@ def _signals(loop: Loop, server: Server) -> Iterator[None]:
         sender.close()
 
 
-def _parse(arguments: list[str]) -> tuple[list[str], float]:
-    """The paths to listen on and the idle timeout in seconds. A service that is socket-activated has no arguments."""
+@dataclass
+class Options:
+    """Where to listen beside what is handed over, which policy to follow, when to leave (seconds)."""
+
+    listen: list[str] = field(default_factory=list)
+    policy: str = DEFAULT
+    idle_timeout: float = IDLE_TIMEOUT
+
+
+def _parse(arguments: list[str]) -> Options:
+    """The service of the main socket has no arguments, so it does not pay for a parser of them."""
     if not arguments:
-        return [], IDLE_TIMEOUT
+        return Options()
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -103,8 +122,10 @@ def _parse(arguments: list[str]) -> tuple[list[str], float]:
         help="exit after so long without a connection; 0 means never (default: %(default)g)",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    options = parser.parse_args(arguments)
-    return options.listen, options.idle_timeout
+    parser.add_argument(
+        "--policy", metavar="NAME", default=DEFAULT, help="follow /etc/machine1-bridge/NAME.toml (default: %(default)s)"
+    )
+    return parser.parse_args(arguments, Options())
 
 
 def _seconds(text: str) -> float:

@@ -1,17 +1,76 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""May this peer make this call? The one place that decides.
+"""May this peer make this call? The one place that decides, in this order:
 
-For now the kernel alone is asked: what changes something or opens a shell is for uid 0. That needs no parameters, so it
-comes before they are looked at: who may not call a method has no claim to the time that validating takes. Policies of
-sockets belong before validation too, as far as they are about methods, and polkit after it.
+1. the policy of the socket: the method, before its parameters are looked at; after validation the parameters;
+2. the kernel: what changes nothing needs no more, and uid 0 is asked nothing, as polkit would say yes to it anyway;
+3. polkit, about actions of our own, unless the policy says that it decides alone.
+
+What is asked is what is done: the parameters are normalized before, and the method gets the same ones.
 """
 
-from .errors import PermissionDenied
+import json
+
+from .errors import PermissionDenied, Refusal
 from .messages import Peer
-from .methods import Method
+from .methods import HOST, Method, Parameters
+from .policy import Policy
+from .polkit import Polkit
+
+# The action that polkit is asked about, and its detail `verb`.
+ACTIONS = {
+    "io.machine1.TerminateMachine": ("io.machine1.manage-machines", "terminate"),
+    "io.machine1.KillMachine": ("io.machine1.manage-machines", "kill"),
+    "io.machine1.OpenMachineShell": ("io.machine1.open-shell", "open-shell"),
+    "io.machine1.CopyFromMachine": ("io.machine1.copy", "copy-from"),
+    "io.machine1.CopyToMachine": ("io.machine1.copy", "copy-to"),
+    "io.machine1.RemoveImage": ("io.machine1.manage-images", "remove"),
+    "io.machine1.CloneImage": ("io.machine1.manage-images", "clone"),
+    "io.machine1.RenameImage": ("io.machine1.manage-images", "rename"),
+}
+
+# Parameters whose detail has another name; lists are JSON, so that no separator can be mistaken.
+_DETAILS = {"path": "program", "args": "argv", "env": "environment"}
 
 
-def authorize(peer: Peer, method: Method) -> None:
-    """Return if the peer may go on. Raises PermissionDenied."""
-    if method.guarded and peer.uid != 0:
-        raise PermissionDenied
+class Authorizer:
+    """Asks a policy and polkit. The answers name who gave them: policy, kernel or polkit."""
+
+    def __init__(self, policy: Policy, polkit: Polkit) -> None:
+        self.policy = policy
+        self._polkit = polkit
+
+    async def authorize(self, peer: Peer, name: str, method: Method, parameters: Parameters) -> str:
+        """Who says yes. Raises what the policy raises, PermissionDenied, InteractiveAuthenticationRequired and Busy.
+
+        `parameters` are validated and normalized.
+        """
+        self.policy.decide(name, parameters)
+        if not method.guarded:
+            return "policy"
+        if peer.uid == 0:
+            return "kernel"
+        if not self.policy.polkit_required:
+            return "policy"
+        action, details = question(name, method, parameters)
+        interactive = parameters.get("allowInteractiveAuthentication", False)
+        await self._polkit.check(peer, action, details, interactive)
+        return "polkit"
+
+
+def question(name: str, method: Method, parameters: Parameters) -> tuple[str, dict[str, str]]:
+    """The action and its details: every parameter that says what would be done, and the verb."""
+    if name not in ACTIONS:
+        raise PermissionDenied().refused(Refusal("polkit", "there is no action for this method"))
+    action, verb = ACTIONS[name]
+    if name == "io.machine1.OpenMachineShell" and parameters["name"] == HOST:
+        action = "io.machine1.open-host-shell"
+    kinds = {parameter: "new_name" if kind == "new" else kind for kind, parameter in method.about.items()}
+    details = {"verb": verb}
+    for parameter, value in parameters.items():
+        if parameter == "allowInteractiveAuthentication":
+            continue
+        key = kinds.get(parameter) or _DETAILS.get(parameter, parameter)
+        details[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if action == "io.machine1.copy":
+        details["direction"] = "out" if verb == "copy-from" else "in"
+    return action, details

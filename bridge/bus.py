@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from jeepney import Header, HeaderFields, Message, MessageType
+from jeepney import Header, HeaderFields, Message, MessageFlag, MessageType
 from jeepney.auth import BEGIN, Authenticator
 from jeepney.bus import get_bus
 from jeepney.bus_messages import message_bus
@@ -87,6 +87,11 @@ class _Connection:
         future = self._pending[serial] = Future[_Answer](self._loop)
         self._write(data, [FileDescriptor(os.dup(number)) for number in numbers])
         return serial, future
+
+    def send(self, message: Message) -> None:
+        """Send a call that wants no reply."""
+        message.header.flags |= MessageFlag.no_reply_expected
+        self._write(message.serialise(next(self._serials)))
 
     def forget(self, serial: int) -> None:
         """Nobody waits for this reply any more. If it comes, its file descriptors are closed."""
@@ -261,6 +266,11 @@ class Bus:
             )
         body: tuple[Any, ...] = answer.body
         return body
+
+    def send(self, message: Message) -> None:
+        """Send a call whose reply nobody waits for. Where there is no connection, nobody is there to be called."""
+        if self._connection is not None:
+            self._connection.send(message)
 
     def close(self) -> None:
         if self._connection is not None:

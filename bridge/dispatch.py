@@ -5,59 +5,92 @@ Bytes became a Call in `framing`; the Reply becomes bytes there. `Dispatcher.ans
 turn into error replies.
 """
 
-import time
 import traceback
-from collections.abc import Mapping
 
 from . import journal
-from .authorize import authorize
+from .audit import Entry
+from .authorize import Authorizer
 from .bus import DBusError
 from .contract import Contract
-from .errors import Failed, MethodNotImplemented, PermissionDenied, VarlinkError
+from .errors import Failed, InterfaceNotFound, InvalidParameter, MethodNotFound, MethodNotImplemented, VarlinkError
 from .introspection import Introspection
 from .machined import BRIDGE_DENIED, Machined, to_varlink_error
 from .messages import Call, Peer, Reply
-from .methods import METHODS
+from .methods import METHODS, Method, Parameters
+from .policy import INTERFACE, normalize
+
+CHECK = "io.machine1.Check"
 
 
 class Dispatcher:
     """Answers calls. `machined` is where they go."""
 
-    def __init__(self, contract: Contract, machined: Machined) -> None:
+    def __init__(self, contract: Contract, authorizer: Authorizer, machined: Machined) -> None:
         self._contract = contract
+        self._authorizer = authorizer
         self._machined = machined
-        self._methods = METHODS | Introspection(contract).methods
+        self._methods = METHODS | Introspection(contract).methods | {CHECK: Method(_never, False, {})}
 
     async def answer(self, call: Call, peer: Peer) -> Reply:
         """The reply to a call. Never raises: what went wrong is in the reply."""
-        objects: Mapping[str, str] = {}
-        method = None
-        started = time.monotonic()
+        entry = Entry(call, peer, self._authorizer.policy.name)
+        objects: dict[str, str] = {}
         try:
-            method = self._methods.get(call.method)
-            if method is None:
-                raise self._contract.unknown(call.method)
-            objects = method.objects(call.parameters)
-            authorize(peer, method)
-            parameters = self._contract.check(call.method, call.parameters)
+            method = self._find(call.method)
+            entry.begin(method)
+            parameters = self._validate(call.method, call.parameters)
+            objects = method.objects(parameters)
+            entry.by = await self._authorizer.authorize(peer, call.method, method, parameters)
             if call.upgrade:
                 raise MethodNotImplemented(call.method)
-            reply = await method.function(self._machined, parameters)
+            if call.method == CHECK:
+                reply = await self._check(peer, parameters)
+            else:
+                reply = await method.function(self._machined, parameters)
+            self._authorizer.policy.filter(call.method, reply.parameters)
         except VarlinkError as error:
-            reply = _failure(error)
+            reply = entry.end_in(error)
         except DBusError as error:
-            reply = _failure(to_varlink_error(error, objects))
+            reply = entry.end_in(to_varlink_error(error, objects))
             _note_missing_right(call, error)
         except Exception:
             journal.log(journal.ERROR, f"Bug in {call.method}: {traceback.format_exc()}")
-            reply = _failure(Failed("", "internal error of machine1-bridge, see its journal"))
-        if method is not None and method.guarded:
-            _record(call, peer, objects, reply, time.monotonic() - started)
+            reply = entry.end_in(Failed("", "internal error of machine1-bridge, see its journal"))
+        entry.write()
         return reply
 
+    def _find(self, name: str) -> Method:
+        """The method, if there is one and the policy allows it to anybody."""
+        if name not in self._methods:
+            raise self._contract.unknown(name)
+        self._authorizer.policy.require_method(name)
+        return self._methods[name]
 
-def _failure(error: VarlinkError) -> Reply:
-    return Reply(error.parameters, error=error.name)
+    def _validate(self, name: str, parameters: Parameters) -> Parameters:
+        return normalize(name, self._contract.check(name, parameters))
+
+    async def _check(self, peer: Peer, parameters: Parameters) -> Reply:
+        """Whether a call would be authorized, without making it: io.machine1.Check."""
+        name = parameters["method"] if "." in parameters["method"] else INTERFACE + parameters["method"]
+        try:
+            method = self._find(name)
+            inner = dict(self._validate(name, parameters.get("parameters", {})))
+            inner.pop("allowInteractiveAuthentication", None)  # nobody is asked for a password here
+            await self._authorizer.authorize(peer, name, method, inner)
+        except InvalidParameter as error:
+            error.parameters["parameter"] = f"parameters.{error.parameters['parameter']}"
+            raise
+        except (MethodNotFound, InterfaceNotFound):
+            raise
+        except VarlinkError as error:
+            reason = error.refusal.reason if error.refusal else error.parameters.get("reason", error.name)
+            return Reply({"allowed": False, "reason": reason})
+        return Reply({"allowed": True, "reason": ""})
+
+
+async def _never(machined: Machined, parameters: Parameters) -> Reply:
+    """Check is the dispatcher's own: it asks what the dispatcher asks."""
+    raise AssertionError
 
 
 def _note_missing_right(call: Call, error: DBusError) -> None:
@@ -69,21 +102,3 @@ def _note_missing_right(call: Call, error: DBusError) -> None:
             MACHINE1_METHOD=call.method,
             MACHINE1_DBUS_ERROR=error.name,
         )
-
-
-def _record(call: Call, peer: Peer, objects: Mapping[str, str], reply: Reply, seconds: float) -> None:
-    """One line for each guarded call, refused or not: who, what, on which object, with what outcome."""
-    outcome = reply.error or "done"
-    message = f"{call.method} on {', '.join(objects.values()) or '?'} by UID {peer.uid}, PID {peer.pid}: {outcome}"
-    fields = {
-        "MACHINE1_METHOD": call.method,
-        "MACHINE1_OUTCOME": outcome,
-        "MACHINE1_PEER_UID": peer.uid,
-        "MACHINE1_PEER_PID": peer.pid,
-        "MACHINE1_DURATION_USEC": round(seconds * 1_000_000),
-        **{f"MACHINE1_{kind.upper()}": name for kind, name in objects.items()},
-    }
-    if reply.error == PermissionDenied.name:
-        journal.refusal(peer.uid, message, **fields)
-    else:
-        journal.log(journal.INFO, message, **fields)

@@ -5,17 +5,35 @@ The names and parameters are those of the contract (schema/machine1.openapi.yaml
 a test holds the two against each other.
 """
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Who said no, and why: for the journal and for Check. Names the parameter, never repeats its value."""
+
+    by: Literal["policy", "polkit", "kernel"]
+    reason: str
 
 
 class VarlinkError(Exception):
-    """An error that goes to the client as it is: a qualified name and parameters."""
+    """An error that goes to the client as it is: a qualified name and parameters.
+
+    `refusal` stays here: it tells a hidden machine from a missing one.
+    """
 
     name: ClassVar[str]
+    refusal: Refusal | None = None
 
     def __init__(self, **parameters: str) -> None:
         super().__init__(parameters)
         self.parameters = parameters
+
+    def refused(self, refusal: Refusal) -> Self:
+        """The same error, as the outcome of a decision: `raise PermissionDenied().refused(Refusal(...))`."""
+        self.refusal = refusal
+        return self
 
 
 class InterfaceNotFound(VarlinkError):
@@ -50,6 +68,12 @@ class InvalidParameter(VarlinkError):
 
 class PermissionDenied(VarlinkError):
     name = "org.varlink.service.PermissionDenied"
+
+
+class InteractiveAuthenticationRequired(VarlinkError):
+    """systemd's own: a password would help, and the call did not allow to ask for one."""
+
+    name = "io.systemd.InteractiveAuthenticationRequired"
 
 
 class NoSuchMachine(VarlinkError):

@@ -14,8 +14,6 @@ from .messages import Call, Reply
 
 # Generous beside what a shell's arguments can amount to (ARG_MAX, execve(2)), small beside sd-varlink's 16 MiB.
 MESSAGE_MAX = 4 * 1024 * 1024
-# Of whoever is not root. What JSON makes of a byte may take many, and time of the one thread.
-MESSAGE_OF_USERS_MAX = 64 * 1024
 # The deepest call of the interface has three levels: the call, its parameters, a list of strings.
 DEPTH_MAX = 32
 

@@ -46,6 +46,11 @@ class Future(Generic[T]):
         else:
             self._waiting.append(callback)
 
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Undo `when_done`."""
+        if callback in self._waiting:
+            self._waiting.remove(callback)
+
     def _finish(self, value: T | None, exception: Exception | None) -> bool:
         if self.done:
             return False

@@ -1,20 +1,40 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What travels through the pipeline: who asks, what is asked, what is answered."""
 
+import select
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from jeepney.fds import FileDescriptor
 
+from .loop import Future
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class Peer:
-    """A client as the kernel knows it (SO_PEERCRED, taken at connect time), never as it describes itself."""
+    """A client as the kernel knows it, never as it describes itself: SO_PEERCRED and SO_PEERPIDFD, taken at accept.
+
+    `left` is resolved when the client hangs up. `socket` is the name of the one that it came in on.
+    """
 
     pid: int
     uid: int
     gid: int
+    left: Future[None]
+    pidfd: FileDescriptor | None = None
+    socket: str = ""
+
+    def lives(self) -> bool:
+        """Whether the process that connected is there still, so that its PID is no other's yet."""
+        if self.pidfd is None:
+            return False
+        ready, _, _ = select.select([self.pidfd], [], [], 0)
+        return not ready
+
+    def close(self) -> None:
+        if self.pidfd is not None:
+            self.pidfd.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +52,7 @@ class Call:
 class Reply:
     """One answer: parameters, or an error's name and its parameters. Owns its file descriptors until they are sent."""
 
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     fds: tuple[FileDescriptor, ...] = ()
 

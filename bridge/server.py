@@ -6,6 +6,8 @@ order and a client that does not read stops nobody but itself. File descriptors 
 recv(2) without room for them makes the kernel drop them.
 """
 
+import errno
+import os
 import socket
 import struct
 import traceback
@@ -14,20 +16,21 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from jeepney.fds import FileDescriptor
+
 from . import fds, journal
 from .activation import Listener
-from .framing import MESSAGE_MAX, MESSAGE_OF_USERS_MAX, ProtocolError, Reader, parse_call, serialise_reply
+from .framing import MESSAGE_MAX, ProtocolError, Reader, parse_call, serialise_reply
 from .loop import HANGUP, READ, WRITE, Future, Loop, Timer
 from .messages import Call, Peer, Reply
+from .policy import Limits
 
-# As sd-varlink has them: all connections, and those of one user but root. The last quarter is root's alone, so that
-# no number of users keeps the administrator out.
-CONNECTIONS_MAX = 4096
-CONNECTIONS_PER_UID_MAX = 128
-CONNECTIONS_OF_USERS_MAX = CONNECTIONS_MAX * 3 // 4
 # Bytes of requests and replies that wait, of all connections but root's together.
 BUFFERED_MAX = 64 * 1024 * 1024
 ACCEPTED_A_TURN = 64
+# Not in Python's socket module yet.
+SO_PEERPIDFD = 77
+
 RECEIVE_SIZE = 65536
 # Calls of one connection that are answered before others get their turn.
 CALLS_A_TURN = 16
@@ -52,11 +55,13 @@ class Server:
         dispatcher: Dispatcher,
         listeners: Sequence[Listener],
         idle_timeout: float,
+        limits: Limits = Limits(),  # noqa: B008  immutable
         stopping: Callable[[], None] = lambda: None,
     ) -> None:
         """`stopping` is told when the server begins to stop."""
         self._loop = loop
         self._announce = stopping
+        self.limits = limits
         self._dispatcher = dispatcher
         self._listeners = listeners
         self._idle_timeout = idle_timeout
@@ -92,6 +97,7 @@ class Server:
     def closed(self, connection: "Connection") -> None:
         """A connection says that it is over: closed, and no call of it under way."""
         self._connections.discard(connection)
+        connection.peer.close()
         self._per_uid[connection.peer.uid] -= 1
         if not self._per_uid[connection.peer.uid]:
             del self._per_uid[connection.peer.uid]
@@ -102,7 +108,7 @@ class Server:
             self._expect_idleness()
 
     def _resume_accepting(self) -> None:
-        if self._accepting or self._stopping or len(self._connections) >= CONNECTIONS_MAX:
+        if self._accepting or self._stopping or len(self._connections) >= self.limits.connections:
             return
         self._accepting = True
         for listener in self._listeners:
@@ -128,23 +134,26 @@ class Server:
                 self._pause_accepting()
                 self._loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
                 return
-            self._welcome(client)
+            self._welcome(listener, client)
 
-    def _welcome(self, client: socket.socket) -> None:
+    def _welcome(self, listener: Listener, client: socket.socket) -> None:
         client.setblocking(False)
-        peer = peer_of(client)
+        peer = peer_of(client, self._loop, listener.name)
+        # The last quarter is root's alone, so that no number of users keeps the administrator out.
         if peer.uid != 0 and (
-            self._per_uid[peer.uid] >= CONNECTIONS_PER_UID_MAX or len(self._connections) >= CONNECTIONS_OF_USERS_MAX
+            self._per_uid[peer.uid] >= self.limits.connections_per_user
+            or len(self._connections) >= max(1, self.limits.connections * 3 // 4)
         ):
             journal.refusal(peer.uid, "Too many connections, refused one", MACHINE1_PEER_UID=peer.uid)
             client.close()
+            peer.close()
             return
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
         self._per_uid[peer.uid] += 1
         self._connections.add(Connection(self._loop, self, self._dispatcher, client, peer))
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if len(self._connections) >= self.limits.connections:
             self._pause_accepting()
 
     def _expect_idleness(self) -> None:
@@ -165,7 +174,7 @@ class Connection:
         self._server = server
         self._dispatcher = dispatcher
         self._socket = client
-        self._reader = Reader(MESSAGE_MAX if peer.uid == 0 else MESSAGE_OF_USERS_MAX)
+        self._reader = Reader(MESSAGE_MAX if peer.uid == 0 else server.limits.message_bytes)
         self._buffered = 0
         self._call: Call | None = None
         self._reply: Reply | None = None
@@ -360,6 +369,7 @@ class Connection:
         if self._gone:
             return
         self._gone = True
+        self.peer.left.resolve(None)
         self._loop.unwatch(self._socket.fileno())
         self._drop_reply()
 
@@ -383,6 +393,21 @@ class Connection:
             self._server.closed(self)
 
 
-def peer_of(client: socket.socket) -> Peer:
-    """The process that connected (SO_PEERCRED, unix(7))."""
-    return Peer(*struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))))
+def peer_of(client: socket.socket, loop: Loop, name: str = "") -> Peer:
+    """The process that connected (SO_PEERCRED and SO_PEERPIDFD, unix(7)) to the socket of this name."""
+    size = struct.calcsize("3i")
+    pid, uid, gid = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return Peer(pid, uid, gid, Future(loop), _pidfd_of(client, pid), name)
+
+
+def _pidfd_of(client: socket.socket, pid: int) -> FileDescriptor | None:
+    """The client's pidfd; None if it has ended. Before Linux 6.5 the kernel has none ready: its PID's, then."""
+    try:
+        return FileDescriptor(client.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD))
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            return None
+    try:
+        return FileDescriptor(os.pidfd_open(pid))
+    except OSError:
+        return None

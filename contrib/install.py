@@ -48,11 +48,18 @@ KEPT_OF_DIST_INFO = re.compile(r"^(METADATA|LICEN[CS]E.*|COPYING.*|NOTICE.*|AUTH
 DATA_FILES = {
     "contrib/systemd/machine1-bridge.socket": "lib/systemd/system/machine1-bridge.socket",
     "contrib/systemd/machine1-bridge.service": "lib/systemd/system/machine1-bridge.service",
+    "contrib/systemd/machine1-bridge@.socket": "lib/systemd/system/machine1-bridge@.socket",
+    "contrib/systemd/machine1-bridge@.service": "lib/systemd/system/machine1-bridge@.service",
     "contrib/sysusers/machine1-bridge.conf": "lib/sysusers.d/machine1-bridge.conf",
     "contrib/polkit/10-machine1-bridge.rules": "share/polkit-1/rules.d/10-machine1-bridge.rules",
+    "contrib/polkit/io.machine1.policy": "share/polkit-1/actions/io.machine1.policy",
     "contrib/dbus/machine1-bridge.conf": "share/dbus-1/system.d/machine1-bridge.conf",
     "contrib/man/machine1-bridge.8": "share/man/man8/machine1-bridge.8",
     "LICENSE": "share/doc/machine1-bridge/LICENSE",
+    "contrib/security.md": "share/doc/machine1-bridge/security.md",
+    "contrib/policy/example-sandbox.toml": "share/doc/machine1-bridge/example-sandbox.toml",
+    "contrib/systemd/no-polkit.conf": "share/doc/machine1-bridge/no-polkit.conf",
+    "contrib/polkit/example.rules": "share/doc/machine1-bridge/example.rules",
 }
 
 
@@ -311,6 +318,7 @@ def build(target: Target, folder: Path) -> None:
         inside = path.relative_to(TREE / "bridge")
         if path.suffix in SERVICE_SUFFIXES and not PRUNED_FOLDERS.intersection(inside.parts):
             write(folder / "bridge" / inside, path.read_bytes())
+    write(folder / "default.toml", (TREE / "contrib/policy/default.toml").read_bytes())
     write(folder / NAME, adapted(TREE / "contrib" / NAME, target), 0o755)
 
 
@@ -433,7 +441,8 @@ def uninstall(target: Target) -> None:
     ]
     caches = {os.path.dirname(file) for file in late}
     remove(target, [*files, *late], caches.union(folders))
-    print(f"{NAME} was removed from {target.prefix}; the user {NAME} stays, as the journal names it")
+    where = "" if target.root == Path("/") else f" in {target.root}"
+    print(f"{NAME} was removed from {target.prefix}{where}; the user {NAME} stays, as the journal names it")
     if target.root == Path("/"):
         print(f"next, as root: systemctl disable --now {NAME}.socket {NAME}.service; systemctl daemon-reload")
 

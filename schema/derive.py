@@ -9,6 +9,7 @@ A development tool: it needs PyYAML, the service does not. How OpenAPI becomes V
 - an operationId is a method; its parameters are those of the path, the body and the query, in that order;
 - a 2xx response without content is (), an array is one list named after the last part of the path, an object is itself;
 - components/schemas with properties are named types; any other component schema is inlined where it is used;
+- a property that is an object without properties, with `additionalProperties: true`, is Varlink's `object`: any one;
 - x-rule says in words what a pattern wants, as they stand after "must be", and becomes $comment beside the pattern;
 - components/responses are errors, with the properties of their content as parameters; one with x-varlink-error belongs
   to another interface and is not derived;
@@ -227,6 +228,8 @@ class Reader:
             spot = f"{place}.parameters.{parameter['name']}"
             if parameter["in"] not in ("path", "query"):
                 raise ContractError(spot, f"a parameter in {parameter['in']} has no counterpart in Varlink")
+            if is_open(parameter["schema"]):
+                raise ContractError(spot, "an open object in a path or query: move it to the body")
             comment = comment_of(spot, parameter)
             required = parameter.get("required", False)
             by_origin[parameter["in"]].append(
@@ -311,8 +314,10 @@ class Reader:
         kind = schema.get("type")
         if kind not in CONSTRAINTS:
             raise ContractError(place, f"type {kind!r}: one of {', '.join(CONSTRAINTS)} is needed")
-        check_keywords(place, schema)
         runtime: dict[str, Any] = {"type": [kind, "null"] if optional else kind}
+        if is_open(schema) and not component:
+            return ("?" if optional else "") + "object", runtime
+        check_keywords(place, schema)
         if kind == "object":
             if not component:
                 raise ContractError(place, "an anonymous struct: move it to components/schemas")
@@ -321,6 +326,8 @@ class Reader:
         if kind == "array":
             if self.resolve(place, schema.get("items", {}))[1].get("type") == "array":
                 raise ContractError(place, "an array of arrays")
+            if is_open(schema.get("items", {})):
+                raise ContractError(place, "an array of open objects")
             element, items = self.type(f"{place}.items", schema.get("items", {}), optional=False)
             varlink = f"[]{element}"
             runtime |= {**limits(place, schema, "minItems", "maxItems"), "items": items}
@@ -362,6 +369,15 @@ def comment_of(place: str, node: Mapping[str, Any]) -> str:
 def check_keywords(place: str, schema: Mapping[str, Any]) -> None:
     if unknown := set(schema) - CONSTRAINTS[schema["type"]] - FOR_PEOPLE - {"type"}:
         raise ContractError(place, f"not for type {schema['type']} here: {', '.join(sorted(unknown))}")
+
+
+def is_open(schema: Mapping[str, Any]) -> bool:
+    """Whether this is an object of which nothing at all is said."""
+    return (
+        set(schema) - FOR_PEOPLE == {"type", "additionalProperties"}
+        and schema["type"] == "object"
+        and schema["additionalProperties"] is True
+    )
 
 
 def check_enum(place: str, values: Sequence[Any]) -> None:

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -85,4 +86,10 @@ func main() {
 	fmt.Println("CloneImage:", outcome(err))
 	images, err := iomachine1.ListImages().Call(ctx, connection, nil)
 	fmt.Println("ListImages:", outcome(err), len(images))
+	parameters := json.RawMessage(`{"name": "web"}`)
+	allowed, reason, err := iomachine1.Check().Call(ctx, connection, "GetMachine", &parameters)
+	fmt.Printf("Check: %s %t %q\n", outcome(err), allowed, reason)
+	parameters = json.RawMessage(`{"name": "-"}`)
+	_, _, err = iomachine1.Check().Call(ctx, connection, "io.machine1.GetMachine", &parameters)
+	fmt.Println("Check:", outcome(err))
 }

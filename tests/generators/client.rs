@@ -60,5 +60,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let result = connection.list_images(None).await;
     print!("ListImages: {}", outcome(&result));
     println!(" {}", result.into_iter().flatten().map(|reply| reply.images.len()).sum::<usize>());
+    let result = connection.check("GetMachine", Some(&serde_json::json!({"name": "web"}))).await;
+    print!("Check: {}", outcome(&result));
+    for reply in result.into_iter().flatten() {
+        print!(" {} {:?}", reply.allowed, reply.reason);
+    }
+    println!();
+    let result = connection.check("io.machine1.GetMachine", Some(&serde_json::json!({"name": "-"}))).await;
+    println!("Check: {}", outcome(&result));
     Ok(())
 }

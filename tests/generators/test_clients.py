@@ -67,6 +67,8 @@ RemoveImage: NoSuchImage debian
 RenameImage: Failed System.Error.EIO Input/output error
 CloneImage: {}
 ListImages: done 0
+Check: done true ""
+Check: InvalidParameter parameters.name
 """
 
 
@@ -119,6 +121,7 @@ def test_python_varlink_client(socket_path: str, namespaced: bool) -> None:
         assert error(connection.GetMachine, "nope") == ("io.machine1.NoSuchMachine", struct(name="nope"))
         assert nothing(connection.TerminateMachine("web"))
         assert connection.ListImages() == struct(images=[])
+        assert connection.Check("GetMachine", {"name": "web"}) == struct(allowed=True, reason="")
         if namespaced:
             # varlink 31 cannot make the exceptions of org.varlink.service for such a client, whatever the reply.
             with pytest.raises((varlink.InvalidParameter, AttributeError)):

@@ -273,7 +273,7 @@ def test_idle_exit(tmp_path: Path, bus: Bus) -> None:
     bridge.stop()
 
 
-def test_only_root_passes_guarded_methods(bridge: Bridge, machined: FakeMachined) -> None:
+def test_without_polkit_only_root_passes_guarded_methods(bridge: Bridge, machined: FakeMachined) -> None:
     """The kernel says who connects; nothing in a call changes it."""
     machined.returns("ListMachines", "a(ssso)", [])
 
@@ -282,7 +282,7 @@ def test_only_root_passes_guarded_methods(bridge: Bridge, machined: FakeMachined
             assert client.call("ListMachines") == {"machines": []}
             for parameters in ({"name": "m"}, {"name": "m", "allowInteractiveAuthentication": True}):
                 assert client.error("TerminateMachine", parameters) == DENIED
-            assert client.error("TerminateMachine", {"name": 5}) == DENIED, "nothing is told but that"
+            assert client.error("TerminateMachine", {"name": 5})[0] == "org.varlink.service.InvalidParameter"
 
     for parent in Path(bridge.path).parents[:4]:
         os.chmod(parent, 0o755)  # noqa: S103  so that nobody reaches the socket

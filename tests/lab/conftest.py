@@ -68,7 +68,9 @@ def host(suite: str) -> Iterator[Host]:
     with _boot(suite) as host:
         host.install()
         host.guest(GUEST)
+        nobody = host.account("nobody")
         host.inside(warm_up)
+        host.inside(warm_up, uid=nobody.uid, gid=nobody.gid)
         yield host
 
 
@@ -81,10 +83,10 @@ def fresh_host(suite: str) -> Iterator[Host]:
 
 
 def warm_up() -> None:
-    """Inside a host: two calls, so that the bridge runs with its connections to the bus before FDs are counted."""
+    """Inside a host: calls, so that the bridge runs with its connections to the bus before FDs are counted."""
     with Client(SOCKET, timeout=30) as client:
         client.call("ListMachines")
-        assert client.error("TerminateMachine", {"name": "nope"})[0] == "io.machine1.NoSuchMachine"
+        client.error("TerminateMachine", {"name": "nope"})
 
 
 @pytest.fixture(autouse=True)

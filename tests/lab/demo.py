@@ -124,7 +124,7 @@ def up() -> None:
     text = session.show(["ps", "-o", "user:16,rss,args", "-C", "machine1-bridge"])
     expect("machine1-bridge" in text.partition("\n")[2], "the service should run")
     print(f"\nAll as it should be, {time.monotonic() - start:.1f} s. The host stays up:")
-    print("    make demo-shell    a prompt inside it: try `varlinkctl introspect`, `machinectl`, `journalctl -e`")
+    print(f"    make demo-shell    a prompt inside it: try `varlinkctl introspect {SOCKET} io.machine1`, `machinectl`")
     print("    make demo-down     ends it and leaves nothing")
 
 

@@ -124,7 +124,7 @@ def test_guarded_calls_are_in_the_journal_by_field(host: Host) -> None:
     assert int(done["MACHINE1_PEER_PID"]) > 0
     assert done["_SYSTEMD_UNIT"] == UNIT
     nobody = str(host.account("nobody").uid)
-    assert refused["MACHINE1_OUTCOME"] == "org.varlink.service.PermissionDenied"
+    assert refused["MACHINE1_OUTCOME"] == "io.systemd.InteractiveAuthenticationRequired"
     assert (refused["MACHINE1_PEER_UID"], refused["PRIORITY"]) == (nobody, "5")
 
 

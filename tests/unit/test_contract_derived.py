@@ -150,6 +150,7 @@ SURFACE = {
     "RemoveImage": f"(name: string, {INTERACTIVE}) -> ()",
     "CloneImage": f"(name: string, dest: string, read_only: ?bool, {INTERACTIVE}) -> ()",
     "RenameImage": f"(name: string, dest: string, {INTERACTIVE}) -> ()",
+    "Check": "(method: string, parameters: ?object) -> (allowed: bool, reason: string)",
 }
 TYPES = {
     "Machine": "(name: string, class: ?(vm, container, host), service: string, object_path: string)",
@@ -195,22 +196,34 @@ def test_python_varlink_parses_the_interface() -> None:
     assert interface.get_method("OpenMachineShell").name == "OpenMachineShell"
 
 
+FROM_MACHINED = [name for name in SURFACE if name != "Check"]
 # What a D-Bus error would mean by bridge.machined.ERRORS, but machined never says of these methods.
 LISTS = {"ListMachines", "ListImages"}
 READS = {*LISTS, "GetMachine"}
 UNHEARD_OF = {
     "NotSupported": READS,
-    # Images are locked, machines are not.
-    "Busy": set(SURFACE) - {"RemoveImage", "CloneImage", "RenameImage"},
+    # Images are locked, machines are not; but there can be too many questions to polkit about either.
+    "Busy": READS,
     # What runs in a child of machined counts as an operation.
     "TooManyOperations": set(SURFACE) - {"CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage"},
 }
 
 
-@pytest.mark.parametrize("name", SURFACE)
-def test_each_operation_lists_the_errors_that_it_can_end_in(name: str) -> None:
+def listed_errors(name: str) -> set[str]:
     interface = derive.Reader(yaml.safe_load(CONTRACT_TEXT)).read()
     (listed,) = (set(method.errors) for method in interface.methods if method.name == name)
+    return listed
+
+
+def test_check_ends_in_an_answer() -> None:
+    """It asks machined nothing, and says of whatever would keep the call from being made that it would."""
+    assert listed_errors("Check") == {"Failed"}
+    assert set(yaml.safe_load(CONTRACT_TEXT)["paths"]["/check"]["post"]["responses"]) == {"200", "400", "404", "500"}
+
+
+@pytest.mark.parametrize("name", FROM_MACHINED)
+def test_each_operation_lists_the_errors_that_it_can_end_in(name: str) -> None:
+    listed = listed_errors(name)
     objects = dict.fromkeys(bridge_methods.METHODS[f"io.machine1.{name}"].about, "x")
     names = [machined.to_varlink_error(bus.DBusError(error, ""), objects).name for error in machined.ERRORS]
     possible = {error.removeprefix("io.machine1.") for error in names if error.startswith("io.machine1.")}
@@ -239,6 +252,9 @@ def test_the_text_is_what_every_parser_takes() -> None:
 
 
 def test_schemas_are_valid_and_strict() -> None:
+    anything = METHODS["io.machine1.Check"]["parameters"]["properties"]["parameters"]
+    assert anything == {"type": ["object", "null"]}, "the schema of the method that they belong to says more"
+
     def check(schema: dict[str, Any]) -> None:
         kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         assert set(schema) <= {
@@ -246,7 +262,7 @@ def test_schemas_are_valid_and_strict() -> None:
             *("items", "maxItems", "properties", "required", "additionalProperties"),
         }
         assert ("pattern" in schema) == ("$comment" in schema), "a pattern is explained, and nothing else is"
-        if "object" in kinds:
+        if "object" in kinds and schema is not anything:
             assert schema["additionalProperties"] is False
             for property_ in schema["properties"].values():
                 check(property_)
@@ -281,12 +297,13 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "RemoveImage": {"name": "debian"},
     "CloneImage": {"name": "debian", "dest": "copy"},
     "RenameImage": {"name": "debian", "dest": "copy"},
+    "Check": {"method": "KillMachine"},
 }
 OF_MACHINES = [name for name, parameters in REQUIRED.items() if parameters.get("name") == "web1"]
 OF_IMAGES = [name for name, parameters in REQUIRED.items() if parameters.get("name") == "debian"]
 
 
-def takes(method: str, **parameters: Any) -> bool:  # noqa: ANN401 - any JSON value is the point
+def takes(method: str, /, **parameters: Any) -> bool:  # noqa: ANN401 - any JSON value is the point
     schema = METHODS[f"io.machine1.{method}"]["parameters"]
     return Draft202012Validator(schema).is_valid({**REQUIRED[method], **parameters})
 
@@ -303,8 +320,15 @@ def test_parameters_required_optional_and_unknown(method: str) -> None:
             assert not takes(method, **{name: None})
         else:
             assert takes(method, **{name: None}), f"null is the same as absent for {name}"
-        assert not takes(method, **{name: {}})
+        assert takes(method, **{name: {}}) is ((method, name) == ("Check", "parameters"))
         assert not takes(method, **{name: 1.5})
+
+
+def test_check_takes_any_parameters() -> None:
+    fit: list[Any] = [{}, {"name": 1.5}, {"": [{"deep": None}]}, None]
+    unfit: list[Any] = [[], [{}], "{}", True, 0]
+    assert all(takes("Check", parameters=value) for value in fit)
+    assert not any(takes("Check", parameters=value) for value in unfit)
 
 
 # machined's CreateMachine took the first and refused the second with "Invalid machine name" on all three versions;
@@ -449,6 +473,7 @@ def test_replies_leave_out_what_is_not_known() -> None:
         ("OpenMachineShell", {"name": "a", "user": "b:c"}, "user", "must be a user name or UID, "),
         ("OpenMachineShell", {"name": "a", "args": ["", "\0"]}, "args[1]", "must be a text without NUL"),
         ("OpenMachineShell", {"name": "a", "args": [""] * (ITEMS + 1)}, "args", "must have at most 16384 items"),
+        ("Check", {"method": "KillMachine", "parameters": []}, "parameters", "must be an object"),
     ],
 )
 def test_a_reason_is_for_people(method: str, parameters: dict[str, Any], parameter: str, reason: str) -> None:
@@ -481,6 +506,7 @@ def minimal() -> dict[str, Any]:
         "choice": {"description": "D.", "type": "string", "enum": ["one", "two"]},
         "list": {"description": "D.", "type": "array", "items": {"type": "string"}},
         "thing": {"$ref": "#/components/schemas/Thing"},
+        "open": {"description": "D.", "type": "object", "additionalProperties": True},
     }
     body = {"type": "object", "required": ["text"], "properties": properties}
     thing = {"description": "D.", "type": "object", "properties": {"flag": {"description": "D.", "type": "boolean"}}}
@@ -523,6 +549,10 @@ def put(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def without(node: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if name != key}
+
+
 OPERATION = ("paths", "/things", "post")
 SHORT = {
     "operation": OPERATION,
@@ -533,6 +563,7 @@ SHORT = {
 }
 STRING = {"description": "D.", "type": "string"}
 OBJECT = {"description": "D.", "type": "object", "properties": {"a": STRING}}
+OPEN = {"description": "D.", "type": "object", "additionalProperties": True}
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "unknown type": (put("fields text type", "number"), r"requestBody\.text: type 'number'"),
     "no type": (put("fields text type", ...), r"requestBody\.text: type None"),
@@ -543,6 +574,17 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "empty body": (put("fields", {}), r"requestBody: an empty struct"),
     "struct in place": (put("fields thing", OBJECT), r"requestBody\.thing: an anonymous struct"),
     "array of arrays": (put("fields list items", {"type": "array", "items": STRING}), r"list: an array of arrays"),
+    "struct, perhaps open": (put("fields thing", without(OPEN, "additionalProperties")), r"thing: an anonymous struct"),
+    "struct, not open": (put("fields thing", OPEN | {"additionalProperties": False}), r"thing: not for .*: additional"),
+    "open as a number": (put("fields thing", OPEN | {"additionalProperties": 1}), r"thing: not for .*: additional"),
+    "open for a type": (put("fields thing", OPEN | {"additionalProperties": STRING}), r"thing: not for .*: additional"),
+    "open with properties": (put("fields thing", OPEN | OBJECT), r"thing: not for type object here: additional"),
+    "open, not empty": (put("fields thing", OPEN | {"minProperties": 1}), r"thing: not for .*: additional.*, minProp"),
+    "open as a type": (put("named", OPEN), r"schemas\.Thing: not for type object here: additionalProperties"),
+    "open body": (put("body", OPEN), r"requestBody: not for type object here: additionalProperties"),
+    "open in an array": (put("fields list items", OPEN), r"requestBody\.list: an array of open objects"),
+    "open in a query": (put("operation parameters 0 schema", OPEN), r"where: an open object in a path or query"),
+    "open, no description": (put("fields thing", without(OPEN, "description")), r"thing: a description is needed"),
     "array of anything": (put("fields list items", ...), r"requestBody\.list\.items: type None"),
     "enum of one": (put("fields choice enum", ["one"]), r"requestBody\.choice: an enum of one value"),
     "enum in capitals": (put("fields choice enum", ["one", "Two"]), r"choice: enum value 'Two'"),
@@ -605,11 +647,13 @@ def test_the_minimal_document_is_taken() -> None:
     assert "    choice: ?(one, two),\n" in text
     assert "    list: ?[]string,\n" in text
     assert "    thing: ?Thing,\n" in text
+    assert "    open: ?object,\n" in text
     assert "    where: ?bool\n) -> ()" in text
     assert "error Bad (\n    # D.\n    why: string\n)" in text
     properties = json.loads(derived[derive.SCHEMAS])["methods"]["io.machine1.Do"]["parameters"]["properties"]
     assert properties["choice"] == {"type": ["string", "null"], "enum": ["one", "two", None]}
     assert properties["thing"]["type"] == ["object", "null"]
+    assert properties["open"] == {"type": ["object", "null"]}
     assert properties["text"]["pattern"] == r"^[a-z]*(?![\s\S])"
     assert properties["text"]["$comment"] == "a word"
 

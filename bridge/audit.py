@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One line in the journal for each guarded call and each refusal: who, what, on which object, by whose decision.
+
+Names are in it, and nothing else of the parameters: no path, no argument, no variable.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import journal
+from .errors import VarlinkError
+from .messages import Call, Peer, Reply
+from .methods import Method
+
+# The unit of a process is the last service or scope in its cgroup's path.
+_UNIT = re.compile(r"([^/\n]+\.(?:service|scope))(?:/[^/\n]*)*$", re.MULTILINE)
+
+
+class Entry:
+    """What is known of a call while it is under way."""
+
+    def __init__(self, call: Call, peer: Peer, policy: str) -> None:
+        self._call, self._peer, self._policy = call, peer, policy
+        self._started = time.monotonic()
+        self._guarded = False
+        self._objects: Mapping[str, str] = {}
+        self._refused = False
+        self.by = ""
+        self._reason = ""
+        self._outcome = "done"
+
+    def begin(self, method: Method) -> None:
+        """The call is for this method. Its parameters are not validated yet."""
+        self._guarded = method.guarded
+        self._objects = method.objects(self._call.parameters)
+
+    def end_in(self, error: VarlinkError) -> Reply:
+        """The call ends in this error: its reply."""
+        self._outcome = error.name
+        if error.refusal is not None:
+            self._refused = True
+            self.by, self._reason = error.refusal.by, error.refusal.reason
+        return Reply(error.parameters, error=error.name)
+
+    def write(self) -> None:
+        """The call is over."""
+        if not self._guarded and not self._refused:
+            return
+        call, peer = self._call, self._peer
+        objects = ", ".join(self._objects.values()) or "?"
+        message = f"{call.method} on {objects} by UID {peer.uid}, PID {peer.pid}: {self._outcome}"
+        fields: dict[str, object] = {
+            "MACHINE1_METHOD": call.method,
+            "MACHINE1_OUTCOME": self._outcome,
+            "MACHINE1_DECISION": "refused" if self._refused else "allowed" if self.by else "none",
+            "MACHINE1_DECIDED_BY": self.by or "none",
+            "MACHINE1_PEER_UID": peer.uid,
+            "MACHINE1_PEER_PID": peer.pid,
+            "MACHINE1_PEER_UNIT": unit_of(peer),
+            "MACHINE1_SOCKET": peer.socket,
+            "MACHINE1_POLICY": self._policy,
+            "MACHINE1_DURATION_USEC": round((time.monotonic() - self._started) * 1_000_000),
+            **{f"MACHINE1_{kind.upper()}": name for kind, name in self._objects.items()},
+        }
+        if self._refused:
+            fields["MACHINE1_REASON"] = self._reason
+            journal.refusal(peer.uid, f"{message} ({self.by}: {self._reason})", **fields)
+        else:
+            journal.log(journal.INFO, message, **fields)
+
+
+def unit_of(peer: Peer) -> str:
+    """The unit that the client runs in, "" if that cannot be told, for one since its PID may be another's by now."""
+    try:
+        text = Path(f"/proc/{peer.pid}/cgroup").read_text()
+    except OSError:
+        return ""
+    found = _UNIT.search(text)
+    return found[1] if found and peer.lives() else ""

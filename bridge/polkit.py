@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""polkit's answer to: may this client do that? org.freedesktop.PolicyKit1.Authority.CheckAuthorization().
+
+The service may ask about others since the actions of contrib/polkit/io.machine1.policy name its user as their owner.
+polkit believes what an owner says of the subject, so all of it comes from the kernel (`Peer`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+
+from jeepney import DBusAddress, new_method_call
+
+from . import journal
+from .bus import DEADLINE, Bus, DBusError
+from .errors import Busy, InteractiveAuthenticationRequired, PermissionDenied, Refusal, Timeout, Unavailable
+from .messages import Peer
+
+_AUTHORITY = DBusAddress(
+    "/org/freedesktop/PolicyKit1/Authority",
+    "org.freedesktop.PolicyKit1",
+    "org.freedesktop.PolicyKit1.Authority",
+)
+_ALLOW_USER_INTERACTION = 1
+
+# Questions of one user that wait for an answer, perhaps for a password, at one time.
+QUESTIONS_PER_UID_MAX = 16
+
+
+class Polkit:
+    """Questions to polkit, each of them about one peer and one action."""
+
+    def __init__(self, bus: Bus) -> None:
+        """`bus` is for these questions alone: those that wait for a password must not keep others from machined."""
+        self._bus = bus
+        self._pidfd = True  # polkit 124 and newer take one; older ones say that they miss the PID
+        self._questions: Counter[int] = Counter()
+        self._identifiers = count(1)
+
+    async def check(self, peer: Peer, action: str, details: Mapping[str, str], interactive: bool) -> None:
+        """Return if polkit says yes.
+
+        With `interactive` it may ask the user, which may take for ever, and ends when the client leaves. Raises
+        PermissionDenied (also if there is no polkit), InteractiveAuthenticationRequired and Busy.
+        """
+        if self._questions[peer.uid] >= QUESTIONS_PER_UID_MAX:
+            raise Busy("too many questions to polkit about this user wait for an answer")
+        self._questions[peer.uid] += 1
+        try:
+            allowed, challenge = await self._ask(peer, action, details, interactive)
+        except (DBusError, Timeout, Unavailable) as error:
+            journal.log(journal.WARNING, f"polkit gave no answer about {action}, so it is no: {error}")
+            raise PermissionDenied().refused(Refusal("polkit", "polkit gave no answer")) from error
+        finally:
+            self._questions[peer.uid] -= 1
+            if not self._questions[peer.uid]:
+                del self._questions[peer.uid]
+        if not allowed and challenge and not interactive:
+            raise InteractiveAuthenticationRequired().refused(Refusal("polkit", "polkit would ask for a password"))
+        if not allowed:
+            raise PermissionDenied().refused(Refusal("polkit", "polkit says no"))
+
+    async def _ask(
+        self, peer: Peer, action: str, details: Mapping[str, str], interactive: bool
+    ) -> tuple[bool, bool]:
+        """Whether the peer is authorized, and whether it could be by authenticating."""
+        if self._pidfd and peer.pidfd is not None:
+            subject = {"pidfd": ("h", peer.pidfd), "uid": ("i", peer.uid)}
+            try:
+                return await self._check_authorization(peer, subject, action, details, interactive)
+            except DBusError as error:
+                if "`pid'" not in error.message:
+                    raise
+                self._pidfd = False
+        return await self._check_authorization(peer, _process(peer), action, details, interactive)
+
+    async def _check_authorization(
+        self,
+        peer: Peer,
+        subject: Mapping[str, tuple[str, object]],
+        action: str,
+        details: Mapping[str, str],
+        interactive: bool,
+    ) -> tuple[bool, bool]:
+        identifier = f"machine1-bridge-{next(self._identifiers)}"
+        flags = _ALLOW_USER_INTERACTION if interactive else 0
+        body = (("unix-process", subject), action, details, flags, identifier)
+        message = new_method_call(_AUTHORITY, "CheckAuthorization", "(sa{sv})sa{ss}us", body)
+
+        def cancel() -> None:
+            self._bus.send(new_method_call(_AUTHORITY, "CancelCheckAuthorization", "s", (identifier,)))
+
+        peer.left.when_done(cancel)
+        try:
+            ((allowed, challenge, _),) = await self._bus.call(
+                message, "(bba{ss})", None if interactive else DEADLINE
+            )
+        finally:
+            peer.left.forget(cancel)
+        return allowed, challenge
+
+
+def _process(peer: Peer) -> Mapping[str, tuple[str, object]]:
+    """A subject by PID and start time, for a polkit that knows no pidfd.
+
+    The PID may have been given to another process since the client connected; so that it is the client's as long as its
+    pidfd says that it lives, after the start time was read. Raises PermissionDenied if it does not live any more.
+    """
+    try:
+        # The name in parentheses may hold anything, proc_pid_stat(5); the start time is field 22.
+        status = Path(f"/proc/{peer.pid}/stat").read_text()
+        start_time = int(status.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        start_time = None
+    if start_time is None or not peer.lives():
+        raise PermissionDenied().refused(Refusal("kernel", "the process that connected has ended"))
+    return {"pid": ("u", peer.pid), "start-time": ("t", start_time), "uid": ("i", peer.uid)}
