@@ -193,9 +193,13 @@ class _Connection:
 
     async def _greet(self, reply: Future[_Answer]) -> None:
         try:
-            message, _ = await reply
+            message, received = await reply
         except errors.Unavailable:
             return
+        except DBusError as error:
+            self.close(f"the system bus sent nonsense: {error.message}")
+            return
+        fds.close(received)
         if message.header.message_type == MessageType.error:
             self.close(f"the system bus refused the connection: {_text(message)}")
         else:
@@ -317,17 +321,21 @@ class _Deadline:
 
     def __init__(self, loop: Loop, seconds: float | None) -> None:
         self._awaited: Future[Any] | None = None
+        self._expired = False
         self._timer = None if seconds is None else loop.call_later(seconds, self._expire)
 
     def fails(self, awaited: Future[Any]) -> None:
         """This is what is waited for now."""
         self._awaited = awaited
+        if self._expired:
+            awaited.fail(errors.Timeout())
 
     def cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
     def _expire(self) -> None:
+        self._expired = True
         if self._awaited is not None:
             self._awaited.fail(errors.Timeout())
 

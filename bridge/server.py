@@ -222,6 +222,7 @@ class Connection:
             self._leave()
         if events & WRITE:
             self._send()
+            self._account()
         if events & (READ | HANGUP):
             if self._busy:
                 # More calls while one is under way: they stay in the kernel until their turn comes.
@@ -356,6 +357,7 @@ class Connection:
     def _retry(self, reply: Reply, pause: float) -> None:
         if self._reply is reply:
             self._safely(lambda: self._send(pause))
+            self._safely(self._account)
             self._safely(self._go_on)
 
     def _watch(self, events: int) -> None:

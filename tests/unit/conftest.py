@@ -56,6 +56,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
         lines.append(Line(priority, message, fields))
 
     monkeypatch.setattr(journal, "log", log)
+    # How often somebody was refused in other tests does not count here.
+    monkeypatch.setattr(journal, "_refusals", journal._Refusals())
     return lines
 
 

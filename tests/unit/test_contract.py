@@ -7,6 +7,7 @@ What the contract says is tested in test_contract_derived.py.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,38 @@ def test_what_is_wrong_is_said_for_people(
     assert len(said) < 300
 
 
+class Unsaid(str):
+    """A name that nobody may make a text of."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        raise AssertionError("somebody made a text of all names")
+
+
+def test_too_many_parameters_cost_no_time(contract: Contract) -> None:
+    """jsonschema makes a text of every stranger, for a message that nobody reads."""
+    parameters = {"name": "a"} | {Unsaid(f"x{number}"): VALUE for number in range(300_000)}
+    started = time.process_time()
+    with pytest.raises(InvalidParameter) as caught:
+        contract.check(KILL, parameters)
+    assert time.process_time() - started < 0.1
+    assert caught.value.parameters == {"parameter": "x0", "reason": "is not a parameter of this method"}
+
+
+def test_too_many_parameters_come_before_what_else_is_wrong(contract: Contract) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        contract.check("io.machine1.ListMachines", {"all": 5, "b": 1, "allowInteractiveAuthentication": 5, "c": 1})
+    assert caught.value.parameters["parameter"] == "b"
+
+
+@pytest.mark.parametrize("method", [KILL, SHELL, "io.machine1.ListMachines"])
+def test_all_parameters_at_once_are_not_too_many(contract: Contract, method: str) -> None:
+    known = contract.methods[method]["parameters"]["properties"]
+    parameters = dict.fromkeys(known) | ({"name": "a"} if "name" in known else {})
+    assert contract.check(method, parameters) == ({"name": "a"} if "name" in known else {})
+
+
 def keywords(schema: dict[str, Any]) -> set[str]:
     """The keywords of JSON Schema in a schema, without the names of properties."""
     found = set(schema)
@@ -137,9 +170,9 @@ def test_a_reason_names_all_types_but_null(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["io.machine1.NoSuch", "io.machine1.", "org.varlink.service.GetNothing"])
 def test_a_known_interface_does_not_have_every_method(contract: Contract, method: str) -> None:
-    with pytest.raises(MethodNotFound) as caught:
-        contract.check(method, {})
-    assert caught.value.parameters == {"method": method}
+    error = contract.unknown(method)
+    assert isinstance(error, MethodNotFound)
+    assert error.parameters == {"method": method}
 
 
 @pytest.mark.parametrize(
@@ -155,16 +188,15 @@ def test_a_known_interface_does_not_have_every_method(contract: Contract, method
     ],
 )
 def test_an_unknown_interface_is_told_from_an_unknown_method(contract: Contract, method: str, interface: str) -> None:
-    with pytest.raises(InterfaceNotFound) as caught:
-        contract.check(method, {"x": 1})
-    assert caught.value.parameters == {"interface": interface}
+    error = contract.unknown(method)
+    assert isinstance(error, InterfaceNotFound)
+    assert error.parameters == {"interface": interface}
 
 
 def test_what_does_not_exist_is_not_remembered(contract: Contract) -> None:
     """Or a client that invents names would fill the memory."""
     for number in range(10):
-        with pytest.raises(MethodNotFound):
-            contract.check(f"io.machine1.X{number}", {})
+        contract.unknown(f"io.machine1.X{number}")
     contract.check("io.machine1.ListMachines", {})
     assert list(contract._validators) == ["io.machine1.ListMachines"]
 

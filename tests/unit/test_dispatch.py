@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -104,13 +105,42 @@ def test_asking_for_a_password_makes_nobody_root() -> None:
         ),
     ],
 )
-@pytest.mark.parametrize("peer", [ROOT, USER])
-def test_what_is_wrong_with_a_call_is_told_before_who_may_make_it(
-    call: Call, expected: tuple[str, dict[str, str]], peer: Peer
-) -> None:
+def test_what_is_wrong_with_a_call_is_told(call: Call, expected: tuple[str, dict[str, str]]) -> None:
     machined = FakeMachined([])
-    assert error(call, peer, machined) == expected
+    assert error(call, ROOT, machined) == expected
     assert machined.asked == []
+    if call.method not in GUARDED:
+        assert error(call, USER, machined) == expected
+
+
+class Untouched(Contract):
+    """A contract that checks nothing."""
+
+    def check(self, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        raise AssertionError("somebody looked at the parameters")
+
+
+@pytest.mark.parametrize("upgrade", [False, True])
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"name": "web1"}, {"name": 5}, {"name": None}, {"x": "y"}, {"name": [[[{}]]]}, {"name": "x" * 100_000}],
+)
+@pytest.mark.parametrize("method", GUARDED)
+def test_who_may_not_make_a_call_is_told_so_whatever_is_in_it(
+    method: str, parameters: dict[str, Any], upgrade: bool
+) -> None:
+    """Checking takes time, of which they are not to have any; and their parameters are no one's business."""
+    machined = FakeMachined([])
+    reply = result_of(Dispatcher(Untouched(), machined).answer(Call(method, parameters, upgrade=upgrade), USER))
+    assert reply == Reply({}, error="org.varlink.service.PermissionDenied")
+    assert machined.asked == []
+
+
+def test_parameters_are_checked_of_who_may_make_a_call() -> None:
+    """That the contract of the test before would have noticed."""
+    for call, peer in [(TERMINATE, ROOT), (Call("io.machine1.ListMachines"), USER)]:
+        reply = result_of(Dispatcher(Untouched(), FakeMachined([])).answer(call, peer))
+        assert reply.error == "io.machine1.Failed"
 
 
 def test_a_method_sees_no_null() -> None:
@@ -222,17 +252,78 @@ def test_an_image_and_its_new_name_are_both_in_the_line(lines: list[Line]) -> No
     assert "MACHINE1_MACHINE" not in line.fields
 
 
-@pytest.mark.parametrize("parameters", [{}, {"name": "web1", "x": 1}, {"name": "no\nsuch name"}])
-def test_a_guarded_call_with_wrong_parameters_is_one_line_without_them(
-    lines: list[Line], parameters: dict[str, Any]
+@pytest.mark.parametrize(
+    ("parameters", "machine"),
+    [
+        ({}, None),
+        ({"name": "web1", "x": 1}, "web1"),
+        ({"name": "no such name"}, "no such name"),
+        ({"name": "Bäume/../.."}, "Bäume/../.."),
+        ({"name": "x" * 255, "x": 1}, "x" * 255),
+        ({"name": "x" * 256}, None),
+        ({"name": "no\nsuch name"}, None),
+        ({"name": "\x1b[2J"}, None),
+        ({"name": "\u202e"}, None),
+        ({"name": None}, None),
+        ({"name": 5}, None),
+        ({"name": True}, None),
+        ({"name": ["web1"]}, None),
+        ({"name": {"web1": 1}}, None),
+        # What is not the name of an object is not said, whatever it is.
+        ({"x": "web1"}, None),
+    ],
+)
+@pytest.mark.parametrize("peer", [ROOT, USER])
+def test_a_guarded_call_with_wrong_parameters_is_one_line_with_what_can_be_a_name(
+    lines: list[Line], parameters: dict[str, Any], machine: str | None, peer: Peer
 ) -> None:
     """They are not validated, and may be anything."""
-    answer(Call(TERMINATE.method, parameters), USER)
+    reply = answer(Call(TERMINATE.method, parameters), peer)
     (line,) = lines
-    assert line.priority == journal.INFO
+    outcome = "InvalidParameter" if peer is ROOT else "PermissionDenied"
+    assert reply.error == f"org.varlink.service.{outcome}"
+    assert line.priority == (journal.INFO if peer is ROOT else journal.NOTICE)
     assert line.message == (
-        "io.machine1.TerminateMachine on ? by UID 1000, PID 4711: org.varlink.service.InvalidParameter"
+        f"io.machine1.TerminateMachine on {machine or '?'} by UID {peer.uid}, PID {peer.pid}:"
+        f" org.varlink.service.{outcome}"
     )
+    assert line.fields.get("MACHINE1_MACHINE") == machine
+
+
+def test_of_two_objects_the_one_that_can_be_a_name_is_in_the_line(lines: list[Line]) -> None:
+    answer(Call("io.machine1.RenameImage", {"name": "a\n", "dest": "b"}), USER)
+    (line,) = lines
+    assert line.message.startswith("io.machine1.RenameImage on b by ")
+    assert line.fields["MACHINE1_NEW"] == "b"
+    assert "MACHINE1_IMAGE" not in line.fields
+
+
+def test_who_is_refused_again_and_again_does_not_fill_the_journal(lines: list[Line]) -> None:
+    for _ in range(50):
+        answer(TERMINATE, USER)
+    assert len(lines) == 20
+    other = Peer(pid=4712, uid=1001, gid=1001)
+    answer(TERMINATE, other)
+    assert len(lines) == 21
+    assert lines[-1].fields["MACHINE1_PEER_UID"] == 1001
+
+
+@pytest.mark.parametrize(
+    "machined",
+    [FakeMachined(), FakeMachined(error=Unavailable("gone"))],
+    ids=["done", "failed"],
+)
+def test_what_was_not_refused_is_always_a_line(lines: list[Line], machined: FakeMachined) -> None:
+    """Refused users take none of these lines away."""
+    for _ in range(30):
+        answer(TERMINATE, USER)
+    lines.clear()
+    for _ in range(50):
+        answer(TERMINATE, ROOT, machined)
+    assert len(lines) == 50
+    for _ in range(50):
+        answer(Call(TERMINATE.method), ROOT)
+    assert len(lines) == 100
 
 
 def test_what_runs_in_a_shell_is_not_logged(lines: list[Line]) -> None:

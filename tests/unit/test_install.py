@@ -331,6 +331,9 @@ def test_units_name_the_agreed_paths() -> None:
     assert service["ExecStart"] == ["/usr/lib/machine1-bridge/machine1-bridge"]
     assert service["User"] == ["machine1-bridge"]
     assert service["Type"] == ["notify"]
+    # A limit of starts would close the socket for good; a limit of lines would make holes in the audit trail.
+    assert service["StartLimitIntervalSec"] == ["0"]
+    assert service["LogRateLimitIntervalSec"] == ["0"]
     assert "PrivateUsers" not in service  # the users of clients would all be nobody
     account = (CONTRIB / "sysusers/machine1-bridge.conf").read_text(encoding="utf-8").splitlines()[-1]
     assert account.split()[:3] == ["u", "machine1-bridge", "-"]
@@ -339,8 +342,14 @@ def test_units_name_the_agreed_paths() -> None:
 def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> None:
     (policy,) = ElementTree.parse(CONTRIB / "dbus/machine1-bridge.conf").getroot()  # noqa: S314 (our own file)
     assert policy.attrib == {"user": "machine1-bridge"}
-    deny, *allow = policy
-    assert (deny.tag, deny.attrib) == ("deny", {"send_type": "method_call"})
+    # The last rule that fits wins: what is denied comes first.
+    deny, allow = policy[:3], policy[3:]
+    assert {rule.tag for rule in deny} == {"deny"}
+    assert [rule.attrib for rule in deny] == [
+        {"send_type": "method_call"},
+        {"receive_type": "method_call"},
+        {"receive_type": "signal"},
+    ]
     assert {rule.tag for rule in allow} == {"allow"}
     machined = [rule.attrib for rule in allow if rule.attrib["send_destination"] != "org.freedesktop.DBus"]
     assert {tuple(sorted(rule)) for rule in machined} == {("send_destination", "send_interface", "send_member")}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from bridge import journal
+
+from .conftest import Line
 
 
 @pytest.mark.parametrize(
@@ -92,23 +95,123 @@ def test_standard_error_is_spared_the_details(daemon: socket.socket, capsys: pyt
     assert capsys.readouterr().err == ""
 
 
-def test_a_line_that_the_journal_does_not_take_goes_to_standard_error(
+def test_a_line_that_the_journal_does_not_take_is_lost(
     connected: socket.socket, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may be restarting. The service goes on, and so does the next line when it is back."""
+    """It may be gone. Standard error is a stream to the same journal, on which writing blocks when it is full."""
     connected.close()
     journal.log(journal.ERROR, "it happened")
-    assert capsys.readouterr().err == "machine1-bridge: it happened\n"
+    assert capsys.readouterr().err == ""
 
 
 def test_a_journal_that_is_full_does_not_block(connected: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(10_000):
         journal.log(journal.INFO, "line")
-        if capsys.readouterr().err:
-            break
-    else:
-        pytest.fail("it took everything")
-    assert b"MESSAGE=line\n" in connected.recv(4096)
+    assert capsys.readouterr().err == ""
+    taken = 0
+    while select.select([connected], [], [], 0)[0]:
+        assert b"MESSAGE=line\n" in connected.recv(4096)
+        taken += 1
+    assert 0 < taken < 10_000
+    # When it has room again, it gets lines again.
+    journal.log(journal.INFO, "later")
+    assert b"MESSAGE=later\n" in connected.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("message", "written"),
+    [
+        ("Bäume, 木, ½ and \\", "Bäume, 木, ½ and \\"),
+        ("a\nb", "a\nb"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\r\t\x07\x7f\x9b", "\\r\\t\\x07\\x7f\\x9b"),
+        # It would turn the rest of the line around.
+        ("\u202etxt", "\\u202etxt"),
+        ("\u2028", "\\u2028"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0001", "\\U000e0001"),
+    ],
+)
+def test_a_line_on_a_terminal_can_only_be_read(
+    daemon: socket.socket, capsys: pytest.CaptureFixture[str], message: str, written: str
+) -> None:
+    journal.log(journal.INFO, message)
+    assert capsys.readouterr().err == f"machine1-bridge: {written}\n"
+
+
+def test_the_journal_gets_a_line_as_it_is(connected: socket.socket) -> None:
+    """Who shows it escapes it."""
+    journal.log(journal.INFO, "\x1b[2J")
+    assert b"MESSAGE=\x1b[2J\n" in connected.recv(4096)
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(logged: list[Line], monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(journal, "time", clock)
+    return clock
+
+
+def refuse(uid: int, times: int) -> None:
+    for number in range(times):
+        journal.refusal(uid, f"no {number}", MACHINE1_PEER_UID=uid)
+
+
+def test_a_refusal_is_a_line(clock: Clock, logged: list[Line]) -> None:
+    journal.refusal(7, "no", MACHINE1_PEER_UID=7, MACHINE1_METHOD="x")
+    assert logged == [Line(journal.NOTICE, "no", {"MACHINE1_PEER_UID": 7, "MACHINE1_METHOD": "x"})]
+
+
+def test_so_many_refusals_of_one_user_are_said_and_the_others_counted(clock: Clock, logged: list[Line]) -> None:
+    refuse(7, 15)
+    clock.now += 9
+    refuse(7, 100)
+    assert [line.message for line in logged] == [f"no {n}" for n in [*range(15), *range(5)]]
+    logged.clear()
+    clock.now += 2
+    refuse(7, 1)
+    assert logged == [
+        Line(journal.NOTICE, "95 more refusals of UID 7", {"MACHINE1_PEER_UID": 7}),
+        Line(journal.NOTICE, "no 0", {"MACHINE1_PEER_UID": 7}),
+    ]
+    # And from here on anew.
+    logged.clear()
+    refuse(7, 30)
+    assert len(logged) == 19
+
+
+def test_who_is_refused_often_does_not_hide_that_others_are(clock: Clock, logged: list[Line]) -> None:
+    refuse(7, 1000)
+    refuse(8, 21)
+    refuse(9, 20)
+    assert [line.fields["MACHINE1_PEER_UID"] for line in logged] == [7] * 20 + [8] * 20 + [9] * 20
+    logged.clear()
+    clock.now += 10.5
+    refuse(10, 1)
+    # Nothing was left out of user 9.
+    assert [line.message for line in logged] == ["980 more refusals of UID 7", "1 more refusals of UID 8", "no 0"]
+    logged.clear()
+    clock.now += 10.5
+    refuse(10, 1)
+    assert [line.message for line in logged] == ["no 0"]
+
+
+def test_refused_users_are_not_remembered_for_ever(clock: Clock, logged: list[Line]) -> None:
+    for uid in range(100):
+        refuse(uid, 1)
+    clock.now += 11
+    refuse(7, 1)
+    assert dict(journal._refusals._counts) == {7: 1}
 
 
 @pytest.mark.parametrize("state", ["closed", "full"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import pytest
 from jeepney.fds import FileDescriptor
 
 from bridge import activation, journal, server
+from bridge.framing import MESSAGE_MAX, MESSAGE_OF_USERS_MAX
 from bridge.loop import Future, Loop
 from bridge.messages import Call, Peer, Reply
 from bridge.server import Server
@@ -133,6 +135,7 @@ class Stage:
         self.listener.socket.close()
         assert not self.server._connections
         assert not self.server._per_uid
+        assert self.server._buffered == 0
 
 
 class Client:
@@ -243,6 +246,22 @@ def stage(tmp_path: Path, logged: list[Line]) -> Iterator[Stage]:
 
 @pytest.fixture
 def client(stage: Stage) -> Client:
+    return stage.client()
+
+
+USER = 1000
+
+
+def clients_of(monkeypatch: pytest.MonkeyPatch, *uids: int) -> None:
+    """Clients that come from now on are of these users, one after the other; any number if it is one user."""
+    peers = iter([Peer(number, uid, uid) for number, uid in enumerate(uids, 1)])
+    monkeypatch.setattr(server, "peer_of", lambda _: Peer(1, *uids, *uids) if len(uids) == 1 else next(peers))
+
+
+@pytest.fixture
+def user(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A client that is not root. So are all that come after it."""
+    clients_of(monkeypatch, USER)
     return stage.client()
 
 
@@ -532,11 +551,12 @@ def test_a_user_gets_so_many_connections_and_no_more(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
 ) -> None:
     monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 2)
+    clients_of(monkeypatch, USER)
     first, second = stage.client(), stage.client()
     assert first.echo()
     assert second.echo()
     assert stage.client().hung_up()
-    assert [(line.priority, line.fields) for line in logged] == [(journal.NOTICE, {"MACHINE1_PEER_UID": os.getuid()})]
+    assert [(line.priority, line.fields) for line in logged] == [(journal.NOTICE, {"MACHINE1_PEER_UID": USER})]
     assert first.echo()
     second.close()
     stage.turn()
@@ -546,14 +566,326 @@ def test_a_user_gets_so_many_connections_and_no_more(
 
 def test_one_user_takes_nothing_away_from_another(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 1)
-    peers = iter([Peer(1, 1000, 1000), Peer(2, 1001, 1001), Peer(3, 1000, 1000), Peer(4, 1001, 1001)])
-    monkeypatch.setattr(server, "peer_of", lambda _: next(peers))
+    clients_of(monkeypatch, 1000, 1001, 1000, 1001)
     clients = [stage.client() for _ in range(4)]
     assert clients[0].echo()
     assert clients[1].echo()
     assert clients[2].hung_up()
     assert clients[3].hung_up()
     assert [peer.uid for peer in stage.dispatcher.peers] == [1000, 1001]
+
+
+def test_root_may_have_more_connections_than_a_user(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 1)
+    clients_of(monkeypatch, 0)
+    clients = [stage.client() for _ in range(5)]
+    assert all(client.echo() for client in clients)
+    assert logged == []
+
+
+def test_users_together_leave_room_for_root(stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 4)
+    monkeypatch.setattr(server, "CONNECTIONS_OF_USERS_MAX", 2)
+    clients_of(monkeypatch, 1000, 1001, 1002, 0, 0, 1003, 0)
+    clients = [stage.client() for _ in range(6)]
+    assert clients[0].echo()
+    assert clients[1].echo()
+    assert clients[2].hung_up()
+    assert [line.fields for line in logged] == [{"MACHINE1_PEER_UID": 1002}]
+    assert clients[3].echo()
+    assert clients[4].echo()
+    # Now it is full, and the sixth waits: not even who it is was looked at.
+    assert clients[5].silent()
+    clients[4].close()
+    assert clients[5].hung_up()
+    assert clients[0].echo()
+    assert stage.client().echo()
+    assert [peer.uid for peer in stage.dispatcher.peers] == [1000, 1001, 0, 0, 1000, 0]
+
+
+def test_the_limits_leave_room_for_root() -> None:
+    assert server.CONNECTIONS_PER_UID_MAX < server.CONNECTIONS_OF_USERS_MAX < server.CONNECTIONS_MAX
+
+
+def test_who_is_refused_again_and_again_does_not_fill_the_journal(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 0)
+    clients_of(monkeypatch, USER)
+    for _ in range(30):
+        assert stage.client().hung_up()
+    assert len(logged) == 20
+
+
+def test_many_that_come_at_once_are_accepted_some_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one a turn, which takes long, and not all, which leaves those waiting that are there already."""
+    monkeypatch.setattr(server, "ACCEPTED_A_TURN", 3)
+    clients = [stage.client() for _ in range(10)]
+    counts: list[int] = []
+    patience = stage.loop._patience
+
+    def counted() -> float | None:
+        counts.append(len(stage.server._connections))
+        return patience()
+
+    monkeypatch.setattr(stage.loop, "_patience", counted)
+    stage.until(lambda: len(stage.server._connections) == 10)
+    steps = [after - before for before, after in itertools.pairwise([*counts, 10])]
+    assert [step for step in steps if step] == [3, 3, 3, 1]
+    assert all(client.echo() for client in clients)
+
+
+def of_size(size: int) -> bytes:
+    """A call of so many bytes without its NUL."""
+    empty = len(message("t.Echo", {"x": ""})) - 1
+    return message("t.Echo", {"x": "y" * (size - empty)})
+
+
+def test_a_message_of_a_user_may_be_so_long(user: Client) -> None:
+    assert MESSAGE_OF_USERS_MAX == 64 * 1024
+    user.send_bytes(of_size(MESSAGE_OF_USERS_MAX))
+    ((_, reply),) = user.receive()[0].items()
+    assert MESSAGE_OF_USERS_MAX - 100 < len(reply["x"]) < MESSAGE_OF_USERS_MAX
+    assert user.echo()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_message_of_a_user_that_is_longer_ends_its_connection(stage: Stage, user: Client, whole: bool) -> None:
+    long = of_size(MESSAGE_OF_USERS_MAX + 1)
+    try:
+        user.send_bytes(long if whole else long[:-1])
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    assert user.hung_up()
+    assert stage.dispatcher.calls == []
+    assert stage.client().echo()
+
+
+def test_a_message_of_root_may_be_longer(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients_of(monkeypatch, 0)
+    client = stage.client()
+    client.send_bytes(of_size(MESSAGE_MAX))
+    (reply,) = client.receive()
+    assert len(reply["parameters"]["x"]) > MESSAGE_MAX - 100
+
+
+# --- what waits of all users together -------------------------------------------------------------------------------
+
+
+def test_what_a_user_sent_and_did_not_end_waits(stage: Stage, user: Client) -> None:
+    half = message("t.Echo", {"n": 1})
+    user.send_bytes(half[:-5])
+    stage.turn()
+    assert stage.server._buffered == len(half) - 5
+    other = stage.client()
+    other.send_bytes(half[:10])
+    stage.turn()
+    assert stage.server._buffered == len(half) - 5 + 10
+    user.send_bytes(half[-5:])
+    assert user.receive() == echoes(1)
+    assert stage.server._buffered == 10
+    other.close()
+    stage.turn()
+    assert stage.server._buffered == 0
+
+
+def test_what_a_user_sent_after_a_call_under_way_waits(stage: Stage, user: Client) -> None:
+    later = message("t.Echo", {"n": 2})
+    user.send_bytes(message("t.Hold") + later)
+    stage.turn()
+    assert stage.server._buffered == len(later)
+    stage.dispatcher.release()
+    user.receive(2)
+    assert stage.server._buffered == 0
+
+
+def test_what_a_user_did_not_read_waits(stage: Stage, user: Client) -> None:
+    user.send("t.Big")
+    stage.turn()
+    waiting = stage.server._buffered
+    # The rest is in the buffers of the socket.
+    assert BIG // 4 < waiting < BIG
+    user.socket.recv(BIG // 2)
+    stage.turn()
+    assert stage.server._buffered < waiting
+
+
+def test_what_a_user_has_read_does_not_wait_any_more(stage: Stage, user: Client) -> None:
+    """Though it says nothing more, and stays."""
+    user.send("t.Big")
+    stage.turn()
+    assert stage.server._buffered
+    user.socket.setblocking(False)
+    received = 0
+
+    def all_read() -> bool:
+        nonlocal received
+        try:
+            received += len(user.socket.recv(RECEIVE_SIZE))
+        except BlockingIOError:
+            pass
+        return received > BIG
+
+    stage.until(all_read)
+    stage.turn()
+    assert stage.server._buffered == 0
+
+
+def test_what_waited_for_a_descriptors_sake_does_not_wait_any_more(stage: Stage, user: Client) -> None:
+    user.send_bytes(message("t.Echo", {"n": 1}) + message("t.Fd", {"n": 2}))
+    stage.until(lambda: len(stage.dispatcher.pty) == 1)
+    stage.turn()
+    assert stage.server._buffered == len(b'{"parameters":{"n":2}}\0')
+    assert user.receive(2) == echoes(1, 2)
+    stage.turn()
+    assert stage.server._buffered == 0
+
+
+def test_what_root_leaves_waiting_is_not_counted(
+    stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    monkeypatch.setattr(server, "BUFFERED_MAX", 10)
+    client.send("t.Big", {"n": 1})
+    other = stage.client()
+    other.send_bytes(b"x" * 1000)
+    stage.turn()
+    assert stage.server._buffered == 0
+    assert client.receive()[0]["parameters"]["n"] == 1
+    assert not other.left
+    assert logged == []
+
+
+def test_who_lets_too_much_wait_to_be_read_is_let_go(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    """The one by whom it becomes too much; the others get what is theirs."""
+    monkeypatch.setattr(server, "BUFFERED_MAX", 2 * BIG)
+    clients_of(monkeypatch, 1000, 1001, 1002, 1003, 1004)
+    clients = [stage.client() for _ in range(5)]
+    for n, client in enumerate(clients[:4]):
+        client.send("t.Big", {"n": n})
+        stage.turn()
+    # Two or three fit, depending on what the buffers of a socket hold.
+    left = {connection.peer.uid for connection in stage.server._connections}
+    gone = {1000, 1001, 1002, 1003} - left
+    assert {1003} <= gone <= {1002, 1003}
+    assert stage.server._buffered <= 2 * BIG
+    assert [line.priority for line in logged] == [journal.DEBUG] * len(gone)
+    assert {line.fields["MACHINE1_PEER_UID"] for line in logged} == gone
+    for n, client in enumerate(clients[:2]):
+        assert client.receive()[0]["parameters"]["n"] == n
+        assert client.echo()
+    assert clients[4].echo()
+
+
+def test_who_sends_too_much_that_does_not_end_is_let_go(
+    stage: Stage, user: Client, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    monkeypatch.setattr(server, "BUFFERED_MAX", 1000)
+    first = message("t.Echo", {"x": "y" * 800})
+    user.send_bytes(first[:700])
+    stage.turn()
+    other = stage.client()
+    other.send_bytes(b" " * 300)
+    stage.turn()
+    # To the byte.
+    assert stage.server._buffered == 1000
+    other.send_bytes(b" ")
+    assert other.hung_up()
+    assert stage.server._buffered == 700
+    assert [line.fields["MACHINE1_PEER_UID"] for line in logged] == [USER]
+    user.send_bytes(first[700:])
+    assert user.receive() == [{"parameters": {"x": "y" * 800}}]
+
+
+def leaves_in_a_call(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Hold") + message("t.Echo"))
+    stage.turn()
+    client.close()
+    stage.turn()
+    stage.dispatcher.release()
+
+
+def leaves_in_a_big_reply(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.BigFd") + message("t.Big"))
+    stage.turn()
+    client.close()
+
+
+def reads_no_more(stage: Stage, client: Client) -> None:
+    client.send("t.Hold")
+    stage.turn()
+    client.socket.shutdown(socket.SHUT_RD)
+    client.send_bytes(message("t.Big") + b"half")
+    stage.turn()
+    stage.dispatcher.release()
+    stage.turn()
+    client.close()
+
+
+def says_no_more(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Echo") + b"half")
+    client.socket.shutdown(socket.SHUT_WR)
+    client.receive()
+
+
+def speaks_nonsense(stage: Stage, client: Client) -> None:
+    client.send_bytes(b"nonsense\0" + message("t.Echo") + b"half")
+
+
+def lets_a_reply_lie(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Big") + b"half")
+
+
+def lets_a_descriptor_lie(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Echo") + message("t.BigFd") + b"half")
+
+
+def sees_the_end(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Hold") + message("t.Echo"))
+    stage.turn()
+    stage.server.stop()
+    stage.turn()
+    stage.dispatcher.release(Reply({"big": "x" * BIG}))
+    stage.until(lambda: stage.ended)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        leaves_in_a_call,
+        leaves_in_a_big_reply,
+        reads_no_more,
+        says_no_more,
+        speaks_nonsense,
+        lets_a_reply_lie,
+        lets_a_descriptor_lie,
+        sees_the_end,
+    ],
+)
+def test_nothing_waits_of_who_is_gone(
+    stage: Stage, user: Client, monkeypatch: pytest.MonkeyPatch, act: Callable[[Stage, Client], None]
+) -> None:
+    """Or users as a whole would have less and less."""
+    monkeypatch.setattr(server, "UNREAD_MAX", 0.1)
+    monkeypatch.setattr(server, "FINISHING_MAX", 0.1)
+    act(stage, user)
+    stage.until(lambda: not stage.server._connections)
+    assert stage.server._buffered == 0
+
+
+def test_nothing_waits_of_who_met_a_bug(stage: Stage, user: Client, logged: list[Line]) -> None:
+    user.send_bytes(message("t.Bug") + message("t.Echo"))
+    stage.until(lambda: bool(logged))
+    stage.turn()
+    assert not stage.server._connections
+    assert stage.server._buffered == 0
+    logged.clear()
+
+
+# --- clients that wait to be accepted -------------------------------------------------------------------------------
 
 
 def test_beyond_the_limit_of_all_connections_clients_wait(
@@ -758,6 +1090,12 @@ def test_a_bug_of_the_dispatcher_keeps_nobody_from_ending(stage: Stage, client: 
     assert client.hung_up()
     stage.loop.call_soon(stage.server.stop)
     stage.until(lambda: stage.ended)
+    (line,) = logged
+    assert line.priority == journal.ERROR
+    assert line.message.startswith("Bug, closing a connection: ")
+    assert "ZeroDivisionError" in line.message
+    # The stage asserts that there was no bug.
+    logged.clear()
 
 
 def test_a_pause_that_ends_does_not_lift_the_limit(
