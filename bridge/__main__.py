@@ -49,12 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(listeners: list[Listener], policy: Policy, idle_timeout: float) -> None:
     """Serve these sockets until SIGTERM, SIGINT or idleness."""
     loop = Loop()
+    journal.use_timers(loop.call_later)
     machined = Machined(loop)
-    # Questions to polkit may wait for a password: they have a connection of their own.
-    questions = Bus(loop)
+    quick, patient = Bus(loop), Bus(loop)
     server = Server(
         loop,
-        Dispatcher(Contract(), Authorizer(policy, Polkit(questions)), machined),
+        Dispatcher(Contract(), Authorizer(policy, Polkit(quick, patient)), machined),
         listeners,
         idle_timeout,
         policy.limits,
@@ -65,7 +65,9 @@ def serve(listeners: list[Listener], policy: Policy, idle_timeout: float) -> Non
         activation.notify("READY=1", os.environ)
         loop.run()
     machined.close()
-    questions.close()
+    quick.close()
+    patient.close()
+    journal.close()
     loop.close()
 
 

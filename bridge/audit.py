@@ -14,7 +14,7 @@ from .errors import VarlinkError
 from .messages import Call, Peer, Reply
 from .methods import Method
 
-# The unit of a process is the last service or scope in its cgroup's path.
+# The unit of a process is the first service or scope in its cgroup's path: what is below it, the user may have named.
 _UNIT = re.compile(r"([^/\n]+\.(?:service|scope))(?:/[^/\n]*)*$", re.MULTILINE)
 
 
@@ -25,6 +25,7 @@ class Entry:
         self._call, self._peer, self._policy = call, peer, policy
         self._started = time.monotonic()
         self._guarded = False
+        self._unit = ""
         self._objects: Mapping[str, str] = {}
         self._refused = False
         self.by = ""
@@ -35,6 +36,9 @@ class Entry:
         """The call is for this method. Its parameters are not validated yet."""
         self._guarded = method.guarded
         self._objects = method.objects(self._call.parameters)
+        if method.guarded:
+            # Now, while the client is sure to be there.
+            self._unit = unit_of(self._peer)
 
     def end_in(self, error: VarlinkError) -> Reply:
         """The call ends in this error: its reply."""
@@ -58,7 +62,7 @@ class Entry:
             "MACHINE1_DECIDED_BY": self.by or "none",
             "MACHINE1_PEER_UID": peer.uid,
             "MACHINE1_PEER_PID": peer.pid,
-            "MACHINE1_PEER_UNIT": unit_of(peer),
+            "MACHINE1_PEER_UNIT": self._unit,
             "MACHINE1_SOCKET": peer.socket,
             "MACHINE1_POLICY": self._policy,
             "MACHINE1_DURATION_USEC": round((time.monotonic() - self._started) * 1_000_000),
@@ -66,7 +70,10 @@ class Entry:
         }
         if self._refused:
             fields["MACHINE1_REASON"] = self._reason
-            journal.refusal(peer.uid, f"{message} ({self.by}: {self._reason})", **fields)
+            message = f"{message} ({self.by}: {self._reason})"
+        if self._refused or not self.by:
+            # What was not authorized anybody can make happen, as often as they like.
+            journal.refusal(peer.uid, message, **fields)
         else:
             journal.log(journal.INFO, message, **fields)
 

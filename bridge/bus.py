@@ -47,6 +47,10 @@ class DBusError(Exception):
         self.name, self.message = name, message
 
 
+class GivenUp(Exception):
+    """Nobody wants the answer any more."""
+
+
 class _Connection:
     """One connection to the bus, from its first byte to its end."""
 
@@ -242,14 +246,20 @@ class Bus:
         self._calls = 0
         self._queue: deque[Future[None]] = deque()
 
-    async def call(self, message: Message, reply: str, deadline: float | None = DEADLINE) -> tuple[Any, ...]:
+    async def call(
+        self,
+        message: Message,
+        reply: str,
+        deadline: float | None = DEADLINE,
+        given_up: Future[None] | None = None,
+    ) -> tuple[Any, ...]:
         """The body of the reply, whose signature has to be `reply`.
 
         `deadline` in seconds, the wait for other calls' ends included; None for what may take as long as it takes.
         Raises DBusError, and Timeout and Unavailable as errors of the interface. A reply that comes after the deadline
-        is dropped.
+        is dropped. When `given_up` is done, the wait ends with GivenUp, whether the call was sent by then or not.
         """
-        late = _Deadline(self._loop, deadline)
+        late = _Patience(self._loop, deadline, given_up)
         try:
             await self._take_turn(late)
             try:
@@ -273,14 +283,14 @@ class Bus:
 
     def send(self, message: Message) -> None:
         """Send a call whose reply nobody waits for. Where there is no connection, nobody is there to be called."""
-        if self._connection is not None:
+        if self._connection is not None and self._connection.ready.done:
             self._connection.send(message)
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close("the service ends")
 
-    async def _answer(self, message: Message, late: "_Deadline") -> _Answer:
+    async def _answer(self, message: Message, late: "_Patience") -> _Answer:
         if self._connection is None:
             try:
                 self._connection = _Connection(self._loop, self._forget_connection)
@@ -299,7 +309,7 @@ class Bus:
         """The next call opens another."""
         self._connection = None
 
-    async def _take_turn(self, late: "_Deadline") -> None:
+    async def _take_turn(self, late: "_Patience") -> None:
         if self._calls < CALLS_MAX:
             self._calls += 1
             return
@@ -316,28 +326,39 @@ class Bus:
         self._calls -= 1
 
 
-class _Deadline:
-    """One time for all that a call waits for, one thing after the other."""
+class _Patience:
+    """How long a call waits, for one thing after the other: until a time, or until nobody wants the answer any more."""
 
-    def __init__(self, loop: Loop, seconds: float | None) -> None:
+    def __init__(self, loop: Loop, seconds: float | None, given_up: Future[None] | None) -> None:
         self._awaited: Future[Any] | None = None
-        self._expired = False
+        self._over: Exception | None = None
+        self._given_up = given_up
         self._timer = None if seconds is None else loop.call_later(seconds, self._expire)
+        if given_up is not None:
+            given_up.when_done(self._give_up)
 
     def fails(self, awaited: Future[Any]) -> None:
         """This is what is waited for now."""
         self._awaited = awaited
-        if self._expired:
-            awaited.fail(errors.Timeout())
+        if self._over is not None:
+            awaited.fail(self._over)
 
     def cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._given_up is not None:
+            self._given_up.forget(self._give_up)
 
     def _expire(self) -> None:
-        self._expired = True
+        self._end(errors.Timeout())
+
+    def _give_up(self) -> None:
+        self._end(GivenUp())
+
+    def _end(self, error: Exception) -> None:
+        self._over = error
         if self._awaited is not None:
-            self._awaited.fail(errors.Timeout())
+            self._awaited.fail(error)
 
 
 def _error(message: Message) -> Exception:

@@ -44,7 +44,7 @@ class Dispatcher:
             if call.upgrade:
                 raise MethodNotImplemented(call.method)
             if call.method == CHECK:
-                reply = await self._check(peer, parameters)
+                reply = await self._check(peer, parameters, entry)
             else:
                 reply = await method.function(self._machined, parameters)
             self._authorizer.policy.filter(call.method, reply.parameters)
@@ -69,7 +69,7 @@ class Dispatcher:
     def _validate(self, name: str, parameters: Parameters) -> Parameters:
         return normalize(name, self._contract.check(name, parameters))
 
-    async def _check(self, peer: Peer, parameters: Parameters) -> Reply:
+    async def _check(self, peer: Peer, parameters: Parameters, entry: Entry) -> Reply:
         """Whether a call would be authorized, without making it: io.machine1.Check."""
         name = parameters["method"] if "." in parameters["method"] else INTERFACE + parameters["method"]
         try:
@@ -83,6 +83,7 @@ class Dispatcher:
         except (MethodNotFound, InterfaceNotFound):
             raise
         except VarlinkError as error:
+            entry.end_in(error)  # who looks for what is allowed leaves a trace, too
             reason = error.refusal.reason if error.refusal else error.parameters.get("reason", error.name)
             return Reply({"allowed": False, "reason": reason})
         return Reply({"allowed": True, "reason": ""})

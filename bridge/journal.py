@@ -9,7 +9,8 @@ import os
 import socket
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 
 CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 
@@ -48,8 +49,53 @@ def encode(fields: dict[str, object]) -> bytes:
     return bytes(entry)
 
 
+# Lines that the journal has no room for wait here, for a while: anybody on the host can fill its socket, and the trail
+# of who did what must not depend on that.
+WAITING_MAX = 4096
+RETRY = 0.05
+_waiting: deque[bytes] = deque()
+_lost = 0
+_call_later: Callable[[float, Callable[[], object]], object] | None = None
+
+
+def use_timers(call_later: Callable[[float, Callable[[], object]], object]) -> None:
+    """From now on lines that wait are tried again by themselves, with this to be called later."""
+    global _call_later
+    _call_later = call_later
+
+
+def close() -> None:
+    """Write what waits, as far as the journal takes it now. Nothing is called later any more."""
+    global _call_later
+    _call_later = None
+    _refusals.summarize()
+    _flush()
+
+
+def _flush() -> None:
+    """Send what waits, in order; what does not go waits on."""
+    global _lost
+    if _journal is None:
+        return
+    try:
+        while _waiting:
+            _journal.send(_waiting[0])
+            _waiting.popleft()
+        if _lost:
+            lost, _lost = _lost, 0
+            log(WARNING, f"{lost} lines were lost, since the journal took none")
+    except BlockingIOError:
+        if _call_later is not None:
+            _call_later(RETRY, _flush)
+    except OSError:
+        # One that is too long, or no journal any more.
+        if _waiting:
+            _waiting.popleft()
+            _lost += 1
+
+
 class _Refusals:
-    """At most BURST lines of refusals about one user in INTERVAL seconds, so that none floods out what others did."""
+    """At most BURST lines about one user in INTERVAL seconds, so that none floods out what others did."""
 
     BURST, INTERVAL = 20, 10.0
 
@@ -60,31 +106,41 @@ class _Refusals:
     def allows(self, uid: int) -> bool:
         now = time.monotonic()
         if now - self._since > self.INTERVAL:
-            for refused, number in self._counts.items():
-                if number > self.BURST:
-                    log(NOTICE, f"{number - self.BURST} more refusals of UID {refused}", MACHINE1_PEER_UID=refused)
-            self._counts.clear()
+            self.summarize()
             self._since = now
         self._counts[uid] += 1
+        if self._counts[uid] == self.BURST + 1 and _call_later is not None:
+            _call_later(self.INTERVAL, self.summarize)
         return self._counts[uid] <= self.BURST
+
+    def summarize(self) -> None:
+        """Say how many lines there were not."""
+        counts, self._counts = self._counts, Counter()
+        for uid, number in counts.items():
+            if number > self.BURST:
+                log(NOTICE, f"{number - self.BURST} more refusals of UID {uid}", MACHINE1_PEER_UID=uid)
 
 
 _refusals = _Refusals()
 
 
 def refusal(uid: int, message: str, **fields: object) -> None:
-    """Write that something was refused to a user, unless that was said too often lately; then how often, later."""
+    """Write what was refused to a user or did not come about; if there was too much of it lately, how much, later."""
     if _refusals.allows(uid):
         log(NOTICE, message, **fields)
 
 
 def log(priority: int, message: str, **fields: object) -> None:
-    """Write one line. A journal that does not take it must not stop the service: then the line is lost."""
+    """Write one line. A journal that does not take it now must not stop the service: the line waits."""
+    global _lost
     if _journal is not None:
-        try:
-            _journal.send(encode({"MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": IDENTIFIER} | fields))
-        except OSError:
-            pass
+        if len(_waiting) >= WAITING_MAX:
+            _lost += 1
+            return
+        idle = not _waiting
+        _waiting.append(encode({"MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": IDENTIFIER} | fields))
+        if idle:
+            _flush()
     elif priority < DEBUG:
         # On a terminal no name of an image may do more than be read.
         text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)

@@ -15,7 +15,8 @@ from .loop import Future
 class Peer:
     """A client as the kernel knows it, never as it describes itself: SO_PEERCRED and SO_PEERPIDFD, taken at accept.
 
-    `left` is resolved when the client hangs up. `socket` is the name of the one that it came in on.
+    `left` is resolved when the client hangs up, and when the service ends: then nothing is asked for it any more, but
+    what is being done for it is. `socket` is the name of the one that it came in on.
     """
 
     pid: int
@@ -29,8 +30,10 @@ class Peer:
         """Whether the process that connected is there still, so that its PID is no other's yet."""
         if self.pidfd is None:
             return False
-        ready, _, _ = select.select([self.pidfd], [], [], 0)
-        return not ready
+        # Not select(2), which takes no descriptor from 1024 on.
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         if self.pidfd is not None:

@@ -10,6 +10,7 @@ import errno
 import fnmatch
 import os
 import re
+import signal
 import stat
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -84,11 +85,22 @@ def normalize(method: str, parameters: Parameters) -> dict[str, Any]:
 def _normalize_shell(values: dict[str, Any]) -> None:
     """As machined itself reads them: an empty user is root, an empty path the login shell, which takes no arguments."""
     path = values.get("path", "")
+    if path:
+        path = "/" + "/".join(step for step in path.split("/") if step not in ("", "."))
     user = values.get("user", "")
     values["user"] = "root" if user in ("", "0") else user
     values["path"] = path
     values["args"] = (values.get("args") or [path]) if path else []
     values["env"] = values.get("env", [])
+
+
+def _normalize_kill(values: dict[str, Any]) -> None:
+    values["who"] = values.get("who", "all")
+    values["signal"] = values.get("signal", signal.SIGTERM.value)
+
+
+def _normalize_clone(values: dict[str, Any]) -> None:
+    values["read_only"] = values.get("read_only", False)
 
 
 def _normalize_copy_from(values: dict[str, Any]) -> None:
@@ -101,6 +113,8 @@ def _normalize_copy_to(values: dict[str, Any]) -> None:
 
 
 _NORMALIZED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "io.machine1.KillMachine": _normalize_kill,
+    "io.machine1.CloneImage": _normalize_clone,
     "io.machine1.OpenMachineShell": _normalize_shell,
     "io.machine1.CopyFromMachine": _normalize_copy_from,
     "io.machine1.CopyToMachine": _normalize_copy_to,

@@ -13,7 +13,7 @@ from pathlib import Path
 from jeepney import DBusAddress, new_method_call
 
 from . import journal
-from .bus import DEADLINE, Bus, DBusError
+from .bus import DEADLINE, Bus, DBusError, GivenUp
 from .errors import Busy, InteractiveAuthenticationRequired, PermissionDenied, Refusal, Timeout, Unavailable
 from .messages import Peer
 
@@ -25,15 +25,15 @@ _AUTHORITY = DBusAddress(
 _ALLOW_USER_INTERACTION = 1
 
 # Questions of one user that wait for an answer, perhaps for a password, at one time.
-QUESTIONS_PER_UID_MAX = 16
+QUESTIONS_PER_UID_MAX = 8
 
 
 class Polkit:
     """Questions to polkit, each of them about one peer and one action."""
 
-    def __init__(self, bus: Bus) -> None:
-        """`bus` is for these questions alone: those that wait for a password must not keep others from machined."""
-        self._bus = bus
+    def __init__(self, quick: Bus, patient: Bus) -> None:
+        """Connections of its own, the second for questions that may wait for a password: they hold up no others."""
+        self._quick, self._patient = quick, patient
         self._pidfd = True  # polkit 124 and newer take one; older ones say that they miss the PID
         self._questions: Counter[int] = Counter()
         self._identifiers = count(1)
@@ -49,8 +49,10 @@ class Polkit:
         self._questions[peer.uid] += 1
         try:
             allowed, challenge = await self._ask(peer, action, details, interactive)
+        except GivenUp as error:
+            raise PermissionDenied().refused(Refusal("kernel", "the client has left")) from error
         except (DBusError, Timeout, Unavailable) as error:
-            journal.log(journal.WARNING, f"polkit gave no answer about {action}, so it is no: {error}")
+            journal.refusal(peer.uid, f"polkit gave no answer about {action}, so it is no: {error}")
             raise PermissionDenied().refused(Refusal("polkit", "polkit gave no answer")) from error
         finally:
             self._questions[peer.uid] -= 1
@@ -66,7 +68,7 @@ class Polkit:
     ) -> tuple[bool, bool]:
         """Whether the peer is authorized, and whether it could be by authenticating."""
         if self._pidfd and peer.pidfd is not None:
-            subject = {"pidfd": ("h", peer.pidfd), "uid": ("i", peer.uid)}
+            subject = {"pidfd": ("h", peer.pidfd), "uid": ("i", _signed(peer.uid))}
             try:
                 return await self._check_authorization(peer, subject, action, details, interactive)
             except DBusError as error:
@@ -88,16 +90,12 @@ class Polkit:
         body = (("unix-process", subject), action, details, flags, identifier)
         message = new_method_call(_AUTHORITY, "CheckAuthorization", "(sa{sv})sa{ss}us", body)
 
-        def cancel() -> None:
-            self._bus.send(new_method_call(_AUTHORITY, "CancelCheckAuthorization", "s", (identifier,)))
-
-        peer.left.when_done(cancel)
+        bus, deadline = (self._patient, None) if interactive else (self._quick, DEADLINE)
         try:
-            ((allowed, challenge, _),) = await self._bus.call(
-                message, "(bba{ss})", None if interactive else DEADLINE
-            )
-        finally:
-            peer.left.forget(cancel)
+            ((allowed, challenge, _),) = await bus.call(message, "(bba{ss})", deadline, peer.left)
+        except GivenUp:
+            bus.send(new_method_call(_AUTHORITY, "CancelCheckAuthorization", "s", (identifier,)))
+            raise
         return allowed, challenge
 
 
@@ -115,4 +113,9 @@ def _process(peer: Peer) -> Mapping[str, tuple[str, object]]:
         start_time = None
     if start_time is None or not peer.lives():
         raise PermissionDenied().refused(Refusal("kernel", "the process that connected has ended"))
-    return {"pid": ("u", peer.pid), "start-time": ("t", start_time), "uid": ("i", peer.uid)}
+    return {"pid": ("u", peer.pid), "start-time": ("t", start_time), "uid": ("i", _signed(peer.uid))}
+
+
+def _signed(uid: int) -> int:
+    """polkit takes a UID as 32 bits with a sign, and looks at the bits."""
+    return uid - 2**32 if uid >= 2**31 else uid

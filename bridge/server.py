@@ -142,7 +142,7 @@ class Server:
         # The last quarter is root's alone, so that no number of users keeps the administrator out.
         if peer.uid != 0 and (
             self._per_uid[peer.uid] >= self.limits.connections_per_user
-            or len(self._connections) >= max(1, self.limits.connections * 3 // 4)
+            or len(self._connections) - self._per_uid[0] >= max(1, self.limits.connections * 3 // 4)
         ):
             journal.refusal(peer.uid, "Too many connections, refused one", MACHINE1_PEER_UID=peer.uid)
             client.close()
@@ -174,7 +174,7 @@ class Connection:
         self._server = server
         self._dispatcher = dispatcher
         self._socket = client
-        self._reader = Reader(MESSAGE_MAX if peer.uid == 0 else server.limits.message_bytes)
+        self._reader = Reader(max(MESSAGE_MAX if peer.uid == 0 else 0, server.limits.message_bytes))
         self._buffered = 0
         self._call: Call | None = None
         self._reply: Reply | None = None
@@ -191,6 +191,7 @@ class Connection:
     def finish(self) -> None:
         """Close as soon as the call under way, if any, is answered."""
         self._finishing = True
+        self.peer.left.resolve(None)
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
@@ -397,8 +398,8 @@ class Connection:
 
 def peer_of(client: socket.socket, loop: Loop, name: str = "") -> Peer:
     """The process that connected (SO_PEERCRED and SO_PEERPIDFD, unix(7)) to the socket of this name."""
-    size = struct.calcsize("3i")
-    pid, uid, gid = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    size = struct.calcsize("iII")
+    pid, uid, gid = struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return Peer(pid, uid, gid, Future(loop), _pidfd_of(client, pid), name)
 
 

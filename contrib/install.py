@@ -367,7 +367,8 @@ def swap(new: Path, place: Path) -> None:
 
 
 def install(target: Target) -> None:
-    for source in (*DATA_FILES, f"contrib/{NAME}", "bridge/__main__.py", "bridge/contract.json"):
+    required = (f"contrib/{NAME}", "contrib/policy/default.toml", "bridge/__main__.py", "bridge/contract.json")
+    for source in (*DATA_FILES, *required):
         if not (TREE / source).is_file():
             raise InstallError(f"{source} is missing in {TREE}")
     old_files, old_folders = read_manifest(target)

@@ -86,7 +86,8 @@ def warm_up() -> None:
     """Inside a host: calls, so that the bridge runs with its connections to the bus before FDs are counted."""
     with Client(SOCKET, timeout=30) as client:
         client.call("ListMachines")
-        client.error("TerminateMachine", {"name": "nope"})
+        for interactive in (False, True):
+            client.error("TerminateMachine", {"name": "nope", "allowInteractiveAuthentication": interactive})
 
 
 @pytest.fixture(autouse=True)

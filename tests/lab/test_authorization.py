@@ -196,8 +196,8 @@ def test_polkit_is_told_what_would_be_done(fresh_host: Host) -> None:
     accepted = [{"id": f"io.machine1.{action}", "details": details} for _, _, action, details in cases]
     add_rule(
         fresh_host,
+        f"var accepted = {json.dumps(accepted)};"
         """
-        var accepted = %s;
         polkit.addRule(function(action, subject) {
             if (subject.user != "nobody" || action.id.indexOf("io.machine1.") != 0)
                 return polkit.Result.NOT_HANDLED;
@@ -210,8 +210,7 @@ def test_polkit_is_told_what_would_be_done(fresh_host: Host) -> None:
             }
             return polkit.Result.NO;
         });
-        """
-        % json.dumps(accepted),
+        """,
     )
     denied: tuple[str, dict[str, str]] = (DENIED, {})
     for method, parameters, action, _ in cases:
@@ -311,7 +310,8 @@ def call(called, **parameters):
 def outcome(called, **parameters):
     error, reply, fds = call("io.machine1." + called, **parameters)
     return error or reply
-error, reply, (pty,) = call("io.machine1.OpenMachineShell", name="guest1", path="/bin/cat", args=["cat", "/etc/hostname"])
+cat = {"path": "/bin/cat", "args": ["cat", "/etc/hostname"]}
+error, reply, (pty,) = call("io.machine1.OpenMachineShell", name="guest1", **cat)
 output = b""
 while True:
     try:
@@ -423,9 +423,10 @@ def test_a_policy_that_others_may_write_refuses_to_start(host: Host) -> None:
 
 def test_an_entry_says_who_and_by_whose_decision(host: Host) -> None:
     """From the journal alone: user, process, unit, socket, policy, method, machine, decision, and how long it took."""
-    client = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({SOCKET!r}); s.sendall(" + repr(
-        json.dumps({"method": "io.machine1.TerminateMachine", "parameters": {"name": "audit-me"}}).encode() + b"\0"
-    ) + "); s.recv(1000)"
+    terminate = {"method": "io.machine1.TerminateMachine", "parameters": {"name": "audit-me"}}
+    message = json.dumps(terminate).encode() + b"\0"
+    connect = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({SOCKET!r})"
+    client = f"{connect}; s.sendall({message!r}); s.recv(1)"
     run = ["systemd-run", "--quiet", "--wait", "--collect", "--unit=somebody", "--uid=nobody"]
     host.run([*run, "python3", "-c", client])
     (entry,) = journal(host, "MACHINE1_MACHINE=audit-me")

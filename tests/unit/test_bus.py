@@ -611,7 +611,7 @@ def test_a_deadline_that_passes_while_the_bus_is_greeting_is_not_forgotten(bench
 
 def test_a_deadline_that_passes_between_two_waits_is_not_forgotten(bench: Bench) -> None:
     """The turn has come in the same moment in which the time is over."""
-    late = module._Deadline(bench.loop, 0.01)
+    late = module._Patience(bench.loop, 0.01, None)
     turn, reply = Future[None](bench.loop), Future[None](bench.loop)
     late.fails(turn)
     turn.resolve(None)

@@ -20,13 +20,15 @@ CLASSES = [
 SCHEMAS = Contract().errors
 OWN = [kind for kind in CLASSES if kind.name.startswith("io.machine1.")]
 
-# UAPI.20, org.varlink.service. `reason` is ours: systemd and the Go library ignore what they do not know.
+# UAPI.20, org.varlink.service. `reason` is ours: systemd and the Go library ignore what they do not know. The last one
+# is systemd's, without parameters.
 STANDARD = {
     "org.varlink.service.InterfaceNotFound": {"interface"},
     "org.varlink.service.MethodNotFound": {"method"},
     "org.varlink.service.MethodNotImplemented": {"method"},
     "org.varlink.service.InvalidParameter": {"parameter", "reason"},
     "org.varlink.service.PermissionDenied": set(),
+    "io.systemd.InteractiveAuthenticationRequired": set(),
 }
 
 
@@ -40,7 +42,7 @@ def test_each_error_of_the_contract_has_one_class_and_the_other_way_round() -> N
     assert sorted(kind.name for kind in OWN) == sorted(SCHEMAS)
 
 
-def test_all_other_errors_are_those_of_the_standard() -> None:
+def test_all_other_errors_are_those_of_the_standard_and_one_of_systemd() -> None:
     assert sorted(kind.name for kind in CLASSES if kind not in OWN) == sorted(STANDARD)
 
 
@@ -70,6 +72,18 @@ def test_each_parameter_says_what_it_was_given(kind: type[VarlinkError]) -> None
 @pytest.mark.parametrize("kind", CLASSES)
 def test_the_name_is_that_of_the_class(kind: type[VarlinkError]) -> None:
     assert kind.name.rpartition(".")[2] == kind.__name__
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_why_it_was_refused_stays_out_of_what_the_client_gets(kind: type[VarlinkError]) -> None:
+    """It would tell a hidden machine from a missing one."""
+    plain, error = make(kind), make(kind)
+    assert plain.refusal is None
+    refusal = errors.Refusal("policy", "a reason of its own")
+    assert error.refused(refusal) is error
+    assert error.refusal is refusal
+    assert make(kind).refusal is None
+    assert (error.name, error.parameters, str(error)) == (plain.name, plain.parameters, str(plain))
 
 
 def test_an_error_shows_its_parameters_in_a_traceback() -> None:

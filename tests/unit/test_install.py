@@ -19,6 +19,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bridge import authorize, policy
+
 TREE = Path(__file__).resolve().parents[2]
 CONTRIB = TREE / "contrib"
 METHODS = set(re.findall(r"^method (\w+)\(", (TREE / "io.machine1.varlink").read_text(encoding="utf-8"), re.MULTILINE))
@@ -34,7 +36,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, specification.name, module)
     specification.loader.exec_module(module)
     tree = tmp_path / "tree"
-    for name in (*module.DATA_FILES, "contrib/machine1-bridge"):
+    for name in (*module.DATA_FILES, "contrib/machine1-bridge", "contrib/policy/default.toml"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes((TREE / name).read_bytes() if (TREE / name).exists() else b"a licence\n")
     (tree / "bridge" / "tests").mkdir(parents=True)
@@ -158,6 +160,7 @@ def test_installed_files(installer: ModuleType, root: Path) -> None:
     assert {path for path in contents(library) if "dist-info" not in path} == {
         "MANIFEST",
         "machine1-bridge",
+        "default.toml",
         "small.py",
         "small_extra.py",
         "__pycache__",
@@ -339,11 +342,52 @@ def test_units_name_the_agreed_paths() -> None:
     assert account.split()[:3] == ["u", "machine1-bridge", "-"]
 
 
+def test_units_of_sandboxes_are_as_locked_up_and_harder_to_reach() -> None:
+    socket, service = settings("machine1-bridge@.socket"), settings("machine1-bridge@.service")
+    assert socket["ListenStream"] == ["/run/machine1/sandbox/%i"]
+    assert socket["FileDescriptorName"] == ["%i"]
+    assert socket["SocketMode"] == ["0600"]
+    assert socket["AssertPathExists"] == ["/etc/machine1-bridge/%i.toml"]
+    assert "Symlinks" not in socket
+    assert service["ExecStart"] == ["/usr/lib/machine1-bridge/machine1-bridge --policy=%i"]
+    # All else is that of the main service.
+    own = {"Description", "Requires", "ExecStart"}
+    main = settings("machine1-bridge.service")
+    assert {key: value for key, value in service.items() if key not in own} == {
+        key: value for key, value in main.items() if key not in own | {"Also", "WantedBy"}
+    }
+
+
+def test_the_installed_policy_is_found_beside_the_program_and_has_no_mistake(installer: ModuleType, root: Path) -> None:
+    assert run(installer, "install", root) == 0
+    installed = (root / "usr/lib/machine1-bridge/default.toml").read_bytes()
+    assert installed == (CONTRIB / "policy/default.toml").read_bytes()
+    shipped = policy.parse(installed, policy.DEFAULT, "default.toml")
+    assert shipped.polkit_required
+    example = (root / "usr/share/doc/machine1-bridge/example-sandbox.toml").read_bytes()
+    policy.parse(example, "example-sandbox", "example-sandbox.toml")
+
+
+@pytest.mark.parametrize(
+    "name", ["machine1-bridge@.service", "machine1-bridge@.socket", "io.machine1.policy", "security.md"]
+)
+def test_what_authorizes_is_installed(installer: ModuleType, root: Path, name: str) -> None:
+    assert run(installer, "install", root) == 0
+    places = {
+        "machine1-bridge@.service": "usr/lib/systemd/system",
+        "machine1-bridge@.socket": "usr/lib/systemd/system",
+        "io.machine1.policy": "usr/share/polkit-1/actions",
+        "security.md": "usr/share/doc/machine1-bridge",
+    }
+    assert (root / places[name] / name).is_file()
+    assert list(root.rglob(name)) == [root / places[name] / name]
+
+
 def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> None:
-    (policy,) = ElementTree.parse(CONTRIB / "dbus/machine1-bridge.conf").getroot()  # noqa: S314 (our own file)
-    assert policy.attrib == {"user": "machine1-bridge"}
+    (rules,) = ElementTree.parse(CONTRIB / "dbus/machine1-bridge.conf").getroot()  # noqa: S314 (our own file)
+    assert rules.attrib == {"user": "machine1-bridge"}
     # The last rule that fits wins: what is denied comes first.
-    deny, allow = policy[:3], policy[3:]
+    deny, allow = rules[:3], rules[3:]
     assert {rule.tag for rule in deny} == {"deny"}
     assert [rule.attrib for rule in deny] == [
         {"send_type": "method_call"},
@@ -351,12 +395,23 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
         {"receive_type": "signal"},
     ]
     assert {rule.tag for rule in allow} == {"allow"}
-    machined = [rule.attrib for rule in allow if rule.attrib["send_destination"] != "org.freedesktop.DBus"]
-    assert {tuple(sorted(rule)) for rule in machined} == {("send_destination", "send_interface", "send_member")}
-    assert {rule["send_interface"] for rule in machined} == {"org.freedesktop.machine1.Manager"}
-    called = re.findall(r'"([A-Z]\w+)"', (TREE / "bridge/methods.py").read_text(encoding="utf-8"))
-    assert {rule["send_member"] for rule in machined} == set(called)
-    assert {rule.attrib["send_member"] for rule in allow} - set(called) == {"Hello"}
+    assert {tuple(sorted(rule.attrib)) for rule in allow} == {("send_destination", "send_interface", "send_member")}
+    allowed = [
+        (rule.attrib["send_destination"], rule.attrib["send_interface"], rule.attrib["send_member"]) for rule in allow
+    ]
+
+    def called(module: str) -> set[str]:
+        return set(re.findall(r'"([A-Z]\w+)"', (TREE / f"bridge/{module}.py").read_text(encoding="utf-8")))
+
+    polkit = "org.freedesktop.PolicyKit1"
+    assert called("polkit") == {"CheckAuthorization", "CancelCheckAuthorization"}
+    assert sorted(allowed) == sorted(
+        [
+            ("org.freedesktop.DBus", "org.freedesktop.DBus", "Hello"),
+            *(("org.freedesktop.machine1", "org.freedesktop.machine1.Manager", each) for each in called("methods")),
+            *((polkit, f"{polkit}.Authority", each) for each in called("polkit")),
+        ]
+    )
 
 
 def test_polkit_rule_names_the_guarded_methods() -> None:
@@ -367,11 +422,29 @@ def test_polkit_rule_names_the_guarded_methods() -> None:
         for action, verbs in re.findall(r'"org\.freedesktop\.machine1\.([\w-]+)": \[([^]]*)\]', rule)
     }
     assert lists == {"manage-machines": {"kill", "terminate", "copy"}, "manage-images": {"clone", "rename", "remove"}}
-    guarded = METHODS - {"ListMachines", "GetMachine", "ListImages", "OpenMachineShell"}
+    guarded = METHODS - {"ListMachines", "GetMachine", "ListImages", "OpenMachineShell", "Check"}
     verbs = set().union(*lists.values())
     assert {verb for verb in verbs for method in guarded if method.lower().startswith(verb)} == verbs
     assert all(any(method.lower().startswith(verb) for verb in verbs) for method in guarded)
     assert re.findall(r"Result\.(\w+)", rule) == ["NOT_HANDLED", "YES", "YES", "NO"]
+
+
+def test_polkit_has_the_actions_that_the_service_asks_about() -> None:
+    """Each is the service's own, which could not ask about others otherwise; nobody gets one without a password."""
+    root = ElementTree.parse(CONTRIB / "polkit/io.machine1.policy").getroot()  # noqa: S314 (our own file)
+    actions = {action.attrib["id"]: action for action in root.iter("action")}
+    asked = {action for action, _ in authorize.ACTIONS.values()} | {"io.machine1.open-host-shell"}
+    assert set(actions) == asked
+    for action in actions.values():
+        assert [(note.attrib["key"], note.text) for note in action.iter("annotate")] == [
+            ("org.freedesktop.policykit.owner", "unix-user:machine1-bridge")
+        ]
+        (defaults,) = action.iter("defaults")
+        assert {rule.tag: rule.text for rule in defaults} == {
+            "allow_any": "auth_admin",
+            "allow_inactive": "auth_admin",
+            "allow_active": "auth_admin_keep",
+        }
 
 
 def test_locked_packages_are_the_ones_that_the_project_depends_on() -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,8 @@ def connected(daemon: socket.socket, monkeypatch: pytest.MonkeyPatch) -> socket.
     """The same with standard error said to be connected to it."""
     status = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    monkeypatch.setattr(journal, "_waiting", deque())
+    monkeypatch.setattr(journal, "_lost", 0)
     journal.open_journal()
     return daemon
 
@@ -108,14 +111,36 @@ def test_a_journal_that_is_full_does_not_block(connected: socket.socket, capsys:
     for _ in range(10_000):
         journal.log(journal.INFO, "line")
     assert capsys.readouterr().err == ""
-    taken = 0
+    # What waits is written when there is room again, in order, and then how many lines there was no room for.
+    received: list[bytes] = []
+    later: list[Callable[[], object]] = []
+    journal.use_timers(lambda _, callback: later.append(callback))
+    for _ in range(10_000):
+        while select.select([connected], [], [], 0)[0]:
+            received.append(connected.recv(4096))
+        if not journal._waiting:
+            break
+        journal._flush()
     while select.select([connected], [], [], 0)[0]:
-        assert b"MESSAGE=line\n" in connected.recv(4096)
-        taken += 1
-    assert 0 < taken < 10_000
-    # When it has room again, it gets lines again.
-    journal.log(journal.INFO, "later")
-    assert b"MESSAGE=later\n" in connected.recv(4096)
+        received.append(connected.recv(4096))
+    assert later, "it tries again by itself"
+    *lines, lost = received
+    assert all(b"MESSAGE=line\n" in line for line in lines)
+    assert journal.WAITING_MAX < len(lines) < 10_000
+    assert f"MESSAGE={10_000 - len(lines)} lines were lost".encode() in lost
+    journal.close()
+
+
+def test_a_burst_of_refusals_is_summed_up_even_if_no_other_follows(logged: list[Line]) -> None:
+    later: list[Callable[[], object]] = []
+    journal.use_timers(lambda _, callback: later.append(callback))
+    for _ in range(30):
+        journal.refusal(1000, "no")
+    assert [line.message for line in logged] == ["no"] * 20
+    (summarize,) = later
+    summarize()
+    assert logged[-1].message == "10 more refusals of UID 1000"
+    journal.close()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from bridge.bus import DEADLINE
 from bridge.contract import Contract
+from bridge.dispatch import CHECK
 from bridge.errors import InvalidParameter, NoSuchMachine
 from bridge.introspection import Introspection
 from bridge.messages import Reply
@@ -46,7 +47,8 @@ def call(method: str, machined: FakeMachined, **parameters: object) -> Reply:
 
 
 def test_each_method_of_the_contract_is_in_one_table() -> None:
-    assert sorted([*METHODS, *Introspection(CONTRACT).methods]) == sorted(CONTRACT.methods)
+    """Check is the dispatcher's own."""
+    assert sorted([*METHODS, *Introspection(CONTRACT).methods, CHECK]) == sorted(CONTRACT.methods)
 
 
 def test_each_method_has_a_function_of_its_own() -> None:

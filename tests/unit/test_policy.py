@@ -353,7 +353,7 @@ JOURNAL = '["/usr/bin/journalctl", "-u", "*"]'
         ('[["/bin/sh"]]', "/bin/sh", ["sh", "-c", "x"], False),
         ('[["/bin/sh"]]', "/bin/sh", ["sh", ""], False),
         ('[["/bin/sh"]]', "/bin/bash", None, False),
-        ('[["/bin/sh"]]', "/bin//sh", None, False),
+        ('[["/bin/sh"]]', "/bin//sh", None, True),
         ('[["/bin/sh"]]', "/bin/../bin/sh", None, False),
         ('[["/bin/sh"]]', "", None, False),
         ('[["/bin/sh"]]', None, ["/bin/sh"], False),
@@ -458,7 +458,7 @@ def test_a_copy_needs_host_paths(method: str, parameter: str) -> None:
         (
             "OpenMachineShell",
             {"user": "joe", "path": "/bin//../sh/", "env": ["A=1"]},
-            {"user": "joe", "path": "/bin//../sh/", "args": ["/bin//../sh/"], "env": ["A=1"]},
+            {"user": "joe", "path": "/bin/../sh", "args": ["/bin/../sh"], "env": ["A=1"]},
         ),
         ("OpenMachineShell", {"path": "/a", "args": []}, {"user": "root", "path": "/a", "args": ["/a"], "env": []}),
         ("OpenMachineShell", {"path": "/a", "args": ["b"]}, {"user": "root", "path": "/a", "args": ["b"], "env": []}),
@@ -476,9 +476,10 @@ def test_a_copy_needs_host_paths(method: str, parameter: str) -> None:
         ("CopyToMachine", {"src": "/a/", "dest": ""}, {"src": "/a", "dest": "/a"}),
         ("CopyToMachine", {"src": "//"}, {"src": "/", "dest": "/"}),
         ("CopyToMachine", {"src": "/."}, {"src": "/", "dest": "/"}),
-        ("KillMachine", {"signal": 9}, {"signal": 9}),
+        ("KillMachine", {"signal": 9}, {"who": "all", "signal": 9}),
+        ("KillMachine", {}, {"who": "all", "signal": 15}),
         ("ListMachines", {"all": True}, {"all": True}),
-        ("CloneImage", {"dest": "//x/"}, {"dest": "//x/"}),
+        ("CloneImage", {"dest": "//x/"}, {"dest": "//x/", "read_only": False}),
     ],
 )
 def test_values_are_normalized(method: str, given: dict[str, Any], expected: dict[str, Any] | InvalidParameter) -> None:
@@ -502,10 +503,10 @@ def test_an_empty_file_allows_nothing() -> None:
 
 
 def test_all_limits_and_their_defaults() -> None:
-    assert policy("").limits == Limits(4096, 1024, 4 * 1024 * 1024)
+    assert policy("").limits == Limits(4096, 128, 64 * 1024)
     text = "[limits]\nconnections = 10\nconnections-per-user = 5\nmessage-bytes = 5000"
     assert policy(text).limits == Limits(10, 5, 5000)
-    assert policy("limits.connections = 10").limits == Limits(10, 10, 4 * 1024 * 1024)
+    assert policy("limits.connections = 10").limits == Limits(10, 10, 64 * 1024)
 
 
 def test_polkit_is_required_unless_it_is_off() -> None:

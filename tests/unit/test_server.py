@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import resource
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,10 @@ import pytest
 from jeepney.fds import FileDescriptor
 
 from bridge import activation, journal, server
-from bridge.framing import MESSAGE_MAX, MESSAGE_OF_USERS_MAX
+from bridge.framing import MESSAGE_MAX
 from bridge.loop import Future, Loop
 from bridge.messages import Call, Peer, Reply
+from bridge.policy import Limits
 from bridge.server import Server
 
 from .conftest import Line
@@ -57,10 +62,10 @@ class FakeDispatcher:
         if call.method == "t.Big":
             return Reply({"big": "x" * BIG, **call.parameters})
         if call.method == "t.Fd":
-            return Reply(call.parameters, fds=(self.open(),))
+            return Reply(dict(call.parameters), fds=(self.open(),))
         if call.method == "t.BigFd":
             return Reply({"big": "x" * BIG, **call.parameters}, fds=(self.open(),))
-        return Reply(call.parameters)
+        return Reply(dict(call.parameters))
 
     def open(self) -> FileDescriptor:
         fd = FileDescriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
@@ -81,7 +86,11 @@ class Stage:
         self.listener = activation.listen(self.path)
         self.announced: list[str] = []
         self.server = Server(
-            self.loop, self.dispatcher, [self.listener], idle_timeout, lambda: self.announced.append("stopping")
+            self.loop,
+            self.dispatcher,
+            [self.listener],
+            idle_timeout,
+            stopping=lambda: self.announced.append("stopping"),
         )
         self.ended = False
         self._clients: list[Client] = []
@@ -254,8 +263,13 @@ USER = 1000
 
 def clients_of(monkeypatch: pytest.MonkeyPatch, *uids: int) -> None:
     """Clients that come from now on are of these users, one after the other; any number if it is one user."""
-    peers = iter([Peer(number, uid, uid) for number, uid in enumerate(uids, 1)])
-    monkeypatch.setattr(server, "peer_of", lambda _: Peer(1, *uids, *uids) if len(uids) == 1 else next(peers))
+    numbered = itertools.repeat((1, uids[0])) if len(uids) == 1 else iter(enumerate(uids, 1))
+
+    def peer_of(client: socket.socket, loop: Loop, name: str = "") -> Peer:
+        pid, uid = next(numbered)
+        return Peer(pid, uid, uid, Future(loop), socket=name)
+
+    monkeypatch.setattr(server, "peer_of", peer_of)
 
 
 @pytest.fixture
@@ -272,7 +286,8 @@ def test_a_call_is_answered_and_the_kernel_says_whose_it_is(stage: Stage, client
     client.send("t.Echo", {"n": 1}, more=True)
     assert client.receive() == echoes(1)
     assert stage.dispatcher.calls == [Call("t.Echo", {"n": 1}, more=True)]
-    assert stage.dispatcher.peers == [Peer(os.getpid(), os.getuid(), os.getgid())]
+    (peer,) = stage.dispatcher.peers
+    assert (peer.pid, peer.uid, peer.gid) == (os.getpid(), os.getuid(), os.getgid())
 
 
 def test_an_error_is_a_reply_as_any_other(client: Client) -> None:
@@ -550,7 +565,7 @@ def test_descriptors_from_clients_are_dropped(stage: Stage, client: Client) -> N
 def test_a_user_gets_so_many_connections_and_no_more(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 2)
+    stage.server.limits = Limits(connections_per_user=2)
     clients_of(monkeypatch, USER)
     first, second = stage.client(), stage.client()
     assert first.echo()
@@ -565,7 +580,7 @@ def test_a_user_gets_so_many_connections_and_no_more(
 
 
 def test_one_user_takes_nothing_away_from_another(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 1)
+    stage.server.limits = Limits(connections_per_user=1)
     clients_of(monkeypatch, 1000, 1001, 1000, 1001)
     clients = [stage.client() for _ in range(4)]
     assert clients[0].echo()
@@ -578,7 +593,7 @@ def test_one_user_takes_nothing_away_from_another(stage: Stage, monkeypatch: pyt
 def test_root_may_have_more_connections_than_a_user(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 1)
+    stage.server.limits = Limits(connections_per_user=1)
     clients_of(monkeypatch, 0)
     clients = [stage.client() for _ in range(5)]
     assert all(client.echo() for client in clients)
@@ -586,15 +601,12 @@ def test_root_may_have_more_connections_than_a_user(
 
 
 def test_users_together_leave_room_for_root(stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 4)
-    monkeypatch.setattr(server, "CONNECTIONS_OF_USERS_MAX", 2)
-    clients_of(monkeypatch, 1000, 1001, 1002, 0, 0, 1003, 0)
+    stage.server.limits = Limits(connections=4)
+    clients_of(monkeypatch, 1000, 1001, 1002, 1003, 0, 1004, 0)
     clients = [stage.client() for _ in range(6)]
-    assert clients[0].echo()
-    assert clients[1].echo()
-    assert clients[2].hung_up()
-    assert [line.fields for line in logged] == [{"MACHINE1_PEER_UID": 1002}]
-    assert clients[3].echo()
+    assert all(client.echo() for client in clients[:3])
+    assert clients[3].hung_up()
+    assert [line.fields for line in logged] == [{"MACHINE1_PEER_UID": 1003}]
     assert clients[4].echo()
     # Now it is full, and the sixth waits: not even who it is was looked at.
     assert clients[5].silent()
@@ -602,17 +614,42 @@ def test_users_together_leave_room_for_root(stage: Stage, monkeypatch: pytest.Mo
     assert clients[5].hung_up()
     assert clients[0].echo()
     assert stage.client().echo()
-    assert [peer.uid for peer in stage.dispatcher.peers] == [1000, 1001, 0, 0, 1000, 0]
+    assert [peer.uid for peer in stage.dispatcher.peers] == [1000, 1001, 1002, 0, 1000, 0]
 
 
-def test_the_limits_leave_room_for_root() -> None:
-    assert server.CONNECTIONS_PER_UID_MAX < server.CONNECTIONS_OF_USERS_MAX < server.CONNECTIONS_MAX
+def test_roots_connections_take_none_from_users(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.server.limits = Limits(connections=8)
+    clients_of(monkeypatch, 0, 0, 0, 1000)
+    clients = [stage.client() for _ in range(4)]
+    assert all(client.echo() for client in clients)
+
+
+@pytest.mark.parametrize(("connections", "of_users"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (8, 6)])
+def test_users_together_get_three_quarters_and_one_at_least(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, connections: int, of_users: int
+) -> None:
+    stage.server.limits = Limits(connections=connections)
+    clients_of(monkeypatch, *range(1000, 1000 + of_users + 1))
+    clients = [stage.client() for _ in range(of_users + 1)]
+    assert all(client.echo() for client in clients[:of_users])
+    if of_users < connections:
+        assert clients[of_users].hung_up()
+    else:
+        assert clients[of_users].silent()
+        clients[0].close()
+        assert clients[of_users].echo()
+
+
+def test_the_limits_leave_room_for_root(stage: Stage) -> None:
+    limits = Limits()
+    assert limits.connections_per_user < limits.connections * 3 // 4 < limits.connections
+    assert stage.server.limits == limits
 
 
 def test_who_is_refused_again_and_again_does_not_fill_the_journal(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_PER_UID_MAX", 0)
+    stage.server.limits = Limits(connections_per_user=0)
     clients_of(monkeypatch, USER)
     for _ in range(30):
         assert stage.client().hung_up()
@@ -643,17 +680,30 @@ def of_size(size: int) -> bytes:
     return message("t.Echo", {"x": "y" * (size - empty)})
 
 
-def test_a_message_of_a_user_may_be_so_long(user: Client) -> None:
+MESSAGE_OF_USERS_MAX = Limits().message_bytes
+
+
+@pytest.mark.parametrize("limit", [MESSAGE_OF_USERS_MAX, 4096, 100_000])
+def test_a_message_of_a_user_may_be_so_long(stage: Stage, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     assert MESSAGE_OF_USERS_MAX == 64 * 1024
-    user.send_bytes(of_size(MESSAGE_OF_USERS_MAX))
+    stage.server.limits = Limits(message_bytes=limit)
+    clients_of(monkeypatch, USER)
+    user = stage.client()
+    user.send_bytes(of_size(limit))
     ((_, reply),) = user.receive()[0].items()
-    assert MESSAGE_OF_USERS_MAX - 100 < len(reply["x"]) < MESSAGE_OF_USERS_MAX
+    assert limit - 100 < len(reply["x"]) < limit
     assert user.echo()
 
 
+@pytest.mark.parametrize("limit", [MESSAGE_OF_USERS_MAX, 4096, 100_000])
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_message_of_a_user_that_is_longer_ends_its_connection(stage: Stage, user: Client, whole: bool) -> None:
-    long = of_size(MESSAGE_OF_USERS_MAX + 1)
+def test_a_message_of_a_user_that_is_longer_ends_its_connection(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, whole: bool, limit: int
+) -> None:
+    stage.server.limits = Limits(message_bytes=limit)
+    clients_of(monkeypatch, USER)
+    user = stage.client()
+    long = of_size(limit + 1)
     try:
         user.send_bytes(long if whole else long[:-1])
     except (BrokenPipeError, ConnectionResetError):
@@ -664,6 +714,7 @@ def test_a_message_of_a_user_that_is_longer_ends_its_connection(stage: Stage, us
 
 
 def test_a_message_of_root_may_be_longer(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.server.limits = Limits(message_bytes=4096)
     clients_of(monkeypatch, 0)
     client = stage.client()
     client.send_bytes(of_size(MESSAGE_MAX))
@@ -885,13 +936,275 @@ def test_nothing_waits_of_who_met_a_bug(stage: Stage, user: Client, logged: list
     logged.clear()
 
 
+# --- who the client is ----------------------------------------------------------------------------------------------
+
+
+def peers(stage: Stage) -> list[Peer]:
+    return [connection.peer for connection in stage.server._connections]
+
+
+def the_peer(stage: Stage) -> Peer:
+    stage.until(lambda: len(peers(stage)) == 1)
+    (peer,) = peers(stage)
+    return peer
+
+
+def pid_of(pidfd: FileDescriptor | None) -> int:
+    """The process that a pidfd refers to, proc_pid_fdinfo(5)."""
+    assert pidfd is not None
+    text = Path(f"/proc/self/fdinfo/{pidfd.fileno()}").read_text()
+    return int(dict(line.split(":", 1) for line in text.splitlines())["Pid"])
+
+
+@contextmanager
+def foreign(stage: Stage) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A connected client in a process of its own, which goes on with a line on stdin; and its PID.
+
+    It leaves its connection to this process, so that it ends and the connection does not.
+    """
+    ours, theirs = socket.socketpair()
+    program = (
+        "import os, socket, sys\n"
+        "client = socket.socket(socket.AF_UNIX)\n"
+        "client.connect(sys.argv[1])\n"
+        "channel = socket.socket(fileno=int(sys.argv[2]))\n"
+        "socket.send_fds(channel, [b'x'], [client.fileno()])\n"
+        "sys.stdin.readline()\n"
+    )
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-IS", "-c", program, stage.path, str(theirs.fileno())],
+            stdin=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+            text=True,
+        )
+        try:
+            ours.settimeout(10)
+            _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+            try:
+                yield process, fd
+            finally:
+                os.close(fd)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_a_pidfd_is_of_the_process_that_connected(stage: Stage) -> None:
+    with foreign(stage) as (process, _):
+        peer = the_peer(stage)
+        assert peer.pid == pid_of(peer.pidfd) == process.pid != os.getpid()
+        assert peer.pidfd is not None
+        assert not os.get_inheritable(peer.pidfd.fileno())
+        assert peer.lives()
+        process.communicate("go on\n")
+        assert not peer.lives()
+        # Somebody else has the connection still; whoever that is, it is not who connected.
+        assert peers(stage) == [peer]
+        assert not peer.left.done
+        assert pid_of(peer.pidfd) == -1
+    stage.until(lambda: not peers(stage))
+
+
+def test_who_connected_and_ended_before_it_was_accepted_does_not_live(stage: Stage) -> None:
+    """Its PID may be another's by now, so that no pidfd may be made of it."""
+    with foreign(stage) as (process, _):
+        process.communicate("go on\n")
+        peer = the_peer(stage)
+        assert peer.pid == process.pid
+        assert not peer.lives()
+    stage.until(lambda: not peers(stage))
+
+
+@pytest.mark.parametrize("how", ["by the client", "by the server", "by a bug"])
+def test_a_pidfd_is_closed_with_its_connection(stage: Stage, client: Client, logged: list[Line], how: str) -> None:
+    peer = the_peer(stage)
+    assert peer.pidfd is not None
+    assert "closed" not in repr(peer.pidfd)
+    if how == "by the client":
+        client.close()
+    else:
+        client.send_bytes(b"nonsense\0" if how == "by the server" else message("t.Bug"))
+    stage.until(lambda: not peers(stage))
+    assert "closed" in repr(peer.pidfd)
+    assert peer.left.done
+    logged.clear()
+
+
+def test_a_pidfd_is_open_as_long_as_a_call_is_under_way(stage: Stage, client: Client) -> None:
+    """Polkit may be about to get it."""
+    client.send("t.Hold")
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    peer = the_peer(stage)
+    client.close()
+    stage.until(lambda: peer.left.done)
+    stage.turn()
+    assert peer.lives()
+    stage.dispatcher.release()
+    stage.until(lambda: not peers(stage))
+    assert "closed" in repr(peer.pidfd)
+
+
+def test_a_pidfd_of_who_is_refused_is_closed(stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]) -> None:
+    stage.server.limits = Limits(connections_per_user=0)
+    made: list[Peer] = []
+    real = server.peer_of
+
+    def of_a_user(client: socket.socket, loop: Loop, name: str = "") -> Peer:
+        peer = real(client, loop, name)
+        peer.uid = USER
+        made.append(peer)
+        return peer
+
+    monkeypatch.setattr(server, "peer_of", of_a_user)
+    assert stage.client().hung_up()
+    (peer,) = made
+    assert peer.pidfd is not None
+    assert "closed" in repr(peer.pidfd)
+    assert len(logged) == 1
+
+
+def test_left_is_resolved_when_a_client_hangs_up_in_a_call(stage: Stage, client: Client) -> None:
+    client.send("t.Hold")
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    peer = the_peer(stage)
+    told: list[bool] = []
+    peer.left.when_done(lambda: told.append(True))
+    stage.turn()
+    assert told == []
+    client.close()
+    stage.until(lambda: bool(told))
+    # What it asked for is still under way.
+    assert peers(stage) == [peer]
+    assert len(stage.dispatcher.held) == 1
+
+
+def test_left_is_resolved_though_more_calls_wait(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Hold") + b"".join(message("t.Echo", {"n": n}) for n in range(100)))
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    peer = the_peer(stage)
+    client.close()
+    stage.until(lambda: peer.left.done)
+    assert len(stage.dispatcher.held) == 1
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RD])
+def test_left_is_not_resolved_on_a_half_close(stage: Stage, client: Client, how: int) -> None:
+    client.send("t.Hold")
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    peer = the_peer(stage)
+    client.socket.shutdown(how)
+    stage.turn(0.1)
+    assert not peer.left.done
+    if how == socket.SHUT_WR:
+        stage.dispatcher.release()
+        assert client.receive() == [{"parameters": {"released": True}}]
+        assert client.hung_up()
+        assert peer.left.done
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+        stage.until(lambda: peer.left.done)
+
+
+def test_left_is_not_resolved_though_the_end_is_read_before_the_call(stage: Stage, client: Client) -> None:
+    """After so many calls others get their turn, and the connection is read again."""
+    calls = [message("t.Echo", {"n": n}) for n in range(server.CALLS_A_TURN * 4)]
+    client.send_bytes(b"".join(calls) + message("t.Hold"))
+    client.socket.shutdown(socket.SHUT_WR)
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    (connection,) = stage.server._connections
+    assert connection._end_of_file
+    assert not connection.peer.left.done
+    client.close()
+    stage.until(lambda: connection.peer.left.done)
+
+
+def test_left_is_each_clients_own(stage: Stage, client: Client) -> None:
+    other = stage.client()
+    for each in (client, other):
+        each.send("t.Hold")
+    stage.until(lambda: len(stage.dispatcher.held) == 2)
+    first, second = stage.dispatcher.peers
+    assert first.left is not second.left
+    client.close()
+    stage.until(lambda: first.left.done or second.left.done)
+    stage.turn()
+    assert [first.left.done, second.left.done] == [True, False]
+
+
+def test_a_peer_knows_the_name_of_the_socket_it_came_in_on(stage: Stage, client: Client, tmp_path: Path) -> None:
+    assert the_peer(stage).socket == stage.path
+    other = activation.listen(str(tmp_path / "other"))
+    with other.socket, socket.socket(socket.AF_UNIX) as late:
+        stage.server._pause_accepting()
+        stage.server._listeners = [stage.listener, activation.Listener(other.socket, "web")]
+        stage.server._resume_accepting()
+        late.connect(str(tmp_path / "other"))
+        stage.until(lambda: len(peers(stage)) == 2)
+        assert sorted(peer.socket for peer in peers(stage)) == [stage.path, "web"]
+        assert client.echo()
+        stage.server._pause_accepting()
+        stage.server._listeners = [stage.listener]
+        stage.server._resume_accepting()
+
+
+class Kernel(socket.socket):
+    """A socket whose kernel has no pidfd of the peer, for the reason that it gives."""
+
+    number = errno.ENOPROTOOPT
+
+    def getsockopt(self, *arguments: Any) -> Any:  # noqa: ANN401
+        if arguments[1] == server.SO_PEERPIDFD:
+            raise OSError(self.number, os.strerror(self.number))
+        return super().getsockopt(*arguments)
+
+
+def peer_with(number: int) -> Peer:
+    loop = Loop()
+    try:
+        ours, theirs = socket.socketpair()
+        with ours, theirs, Kernel(fileno=ours.detach()) as old:
+            old.number = number
+            return server.peer_of(old, loop, "web")
+    finally:
+        loop.close()
+
+
+def test_a_kernel_before_6_5_gives_a_pidfd_by_pid() -> None:
+    peer = peer_with(errno.ENOPROTOOPT)
+    try:
+        assert (peer.pid, pid_of(peer.pidfd), peer.socket) == (os.getpid(), os.getpid(), "web")
+        assert peer.lives()
+    finally:
+        peer.close()
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.ENODATA, errno.EINVAL, errno.EMFILE])
+def test_a_peer_that_the_kernel_has_no_pidfd_of_does_not_live(number: int) -> None:
+    """And none is made by its PID, which may be another's."""
+    peer = peer_with(number)
+    assert peer.pidfd is None
+    assert not peer.lives()
+    peer.close()
+
+
+def test_on_an_old_kernel_a_peer_that_ended_does_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(pid: int, flags: int = 0) -> int:
+        raise ProcessLookupError(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", gone)
+    peer = peer_with(errno.ENOPROTOOPT)
+    assert peer.pidfd is None
+    assert not peer.lives()
+
+
 # --- clients that wait to be accepted -------------------------------------------------------------------------------
 
 
 def test_beyond_the_limit_of_all_connections_clients_wait(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
+    stage.server.limits = Limits(connections=2)
     first, second = stage.client(), stage.client()
     assert first.echo()
     assert second.echo()
@@ -1102,7 +1415,7 @@ def test_a_pause_that_ends_does_not_lift_the_limit(
     stage: Stage, client: Client, logged: list[Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Out of descriptors, then at the limit: when the pause is over, the limit still holds."""
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
+    stage.server.limits = Limits(connections=2)
     monkeypatch.setattr(server, "ACCEPT_PAUSE", 0.05)
     assert client.echo()
     waiting = [stage.client() for _ in range(3)]

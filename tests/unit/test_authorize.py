@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who decides, in which order, and what polkit is asked for each guarded method."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bridge
+from bridge.authorize import ACTIONS, Authorizer, question
+from bridge.bus import Bus
+from bridge.contract import Contract
+from bridge.errors import NoSuchImage, NoSuchMachine, PermissionDenied, VarlinkError
+from bridge.loop import Future, Loop
+from bridge.messages import Peer, Reply
+from bridge.methods import METHODS, Method
+from bridge.policy import PARAMETERS, Policy, normalize, parse
+from bridge.polkit import Polkit
+
+from .conftest import result_of
+
+USER, ROOT = 1000, 0
+EVERYTHING = """
+preset = "manage"
+machines = ["*", ".host"]
+images = ["*"]
+users = ["*"]
+programs = ["**"]
+environment = ["*"]
+"""
+# What EVERYTHING leaves out.
+COPIES = 'host-paths = true\nmethods = ["CopyFromMachine", "CopyToMachine"]\n'
+
+
+class FakePolkit(Polkit):
+    """Says what it is told to, and remembers the questions."""
+
+    def __init__(self, error: VarlinkError | None = None) -> None:
+        self.asked: list[tuple[int, str, dict[str, str], bool]] = []
+        self._error = error
+
+    async def check(self, peer: Peer, action: str, details: Mapping[str, str], interactive: bool) -> None:
+        self.asked.append((peer.uid, action, dict(details), interactive))
+        if self._error is not None:
+            raise self._error
+
+
+def policy(more: str = "", base: str = EVERYTHING, name: str = "default") -> Policy:
+    return parse((base + more).encode(), name, f"{name}.toml")
+
+
+def peer_of(uid: int) -> Peer:
+    loop = Loop()
+    loop.close()
+    return Peer(1, uid, uid, Future(loop))
+
+
+def authorize(decides: Policy, polkit: Polkit, uid: int, name: str, parameters: dict[str, Any]) -> str:
+    method = METHODS.get(name, Method(_never, False, {}))
+    return result_of(Authorizer(decides, polkit).authorize(peer_of(uid), name, method, normalize(name, parameters)))
+
+
+async def _never(machined: object, parameters: object) -> Reply:
+    raise AssertionError
+
+
+TERMINATE = "io.machine1.TerminateMachine"
+GUARDED = sorted(name for name, method in METHODS.items() if method.guarded)
+READS = sorted(name for name, method in METHODS.items() if not method.guarded)
+LEAST = {
+    "io.machine1.CopyFromMachine": {"src": "/a"},
+    "io.machine1.CopyToMachine": {"src": "/a"},
+    "io.machine1.CloneImage": {"dest": "j"},
+    "io.machine1.RenameImage": {"dest": "j"},
+}
+
+
+def least(name: str) -> dict[str, Any]:
+    return {} if name.rpartition(".")[2].startswith("List") else {"name": "m", **LEAST.get(name, {})}
+
+
+# --- who decides -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_what_is_guarded_is_polkits_to_decide(name: str) -> None:
+    polkit = FakePolkit()
+    decides = policy(COPIES)
+    assert authorize(decides, polkit, USER, name, least(name)) == "polkit"
+    assert [asked[0] for asked in polkit.asked] == [USER]
+    refuses = FakePolkit(PermissionDenied())
+    with pytest.raises(PermissionDenied):
+        authorize(decides, refuses, USER, name, least(name))
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_polkit_is_asked_nothing_about_root(name: str) -> None:
+    polkit = FakePolkit(PermissionDenied())
+    more = {"allowInteractiveAuthentication": True}
+    assert authorize(policy(COPIES), polkit, ROOT, name, least(name) | more) == "kernel"
+    assert polkit.asked == []
+
+
+@pytest.mark.parametrize("uid", [ROOT, USER])
+@pytest.mark.parametrize("name", [*READS, "io.machine1.Check", "org.varlink.service.GetInfo"])
+def test_what_changes_nothing_is_the_policys(name: str, uid: int) -> None:
+    polkit = FakePolkit(PermissionDenied())
+    parameters = least(name) if name in METHODS else {}
+    assert authorize(policy(), polkit, uid, name, parameters) == "policy"
+    assert polkit.asked == []
+
+
+@pytest.mark.parametrize(("uid", "by"), [(ROOT, "kernel"), (USER, "policy")])
+@pytest.mark.parametrize("name", [name for name in GUARDED if "Copy" not in name])
+def test_without_polkit_the_policy_decides_alone(name: str, uid: int, by: str) -> None:
+    polkit = FakePolkit(PermissionDenied())
+    decides = policy('polkit = "off"\n', EVERYTHING.replace(', ".host"', ""), "box")
+    assert authorize(decides, polkit, uid, name, least(name)) == by
+    assert polkit.asked == []
+    # No glob means the host.
+    with pytest.raises(NoSuchImage if "Image" in name else NoSuchMachine):
+        authorize(decides, polkit, uid, name, least(name) | {"name": ".host"})
+
+
+@pytest.mark.parametrize("uid", [ROOT, USER])
+@pytest.mark.parametrize("polkit_is", ["required", "off"])
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected"),
+    [
+        (TERMINATE, {"name": "hidden"}, NoSuchMachine),
+        ("io.machine1.RemoveImage", {"name": "hidden"}, NoSuchImage),
+        ("io.machine1.RenameImage", {"name": "web-1", "dest": "hidden"}, PermissionDenied),
+        ("io.machine1.OpenMachineShell", {"name": "web-1", "user": "joe"}, PermissionDenied),
+        ("io.machine1.OpenMachineShell", {"name": "web-1", "path": "/bin/sh"}, PermissionDenied),
+        ("io.machine1.CopyToMachine", {"name": "web-1", "src": "/a"}, PermissionDenied),
+        ("io.machine1.KillMachine", {"name": "web-1"}, PermissionDenied),
+    ],
+)
+def test_the_policy_speaks_before_the_kernel_and_polkit(
+    name: str, parameters: dict[str, Any], expected: type[VarlinkError], polkit_is: str, uid: int
+) -> None:
+    """A client that is root inside of a sandbox is UID 0, and polkit says yes to it."""
+    decides = parse(
+        f"""
+        methods = ["TerminateMachine", "RemoveImage", "RenameImage", "OpenMachineShell"]
+        machines = ["web-*"]
+        images = ["web-*"]
+        users = ["root"]
+        programs = [["/bin/true"], [""]]
+        polkit = "{polkit_is}"
+        """.encode(),
+        "box",
+        "box.toml",
+    )
+    polkit = FakePolkit()
+    with pytest.raises(expected) as raised:
+        authorize(decides, polkit, uid, name, parameters)
+    assert raised.value.refusal is not None
+    assert raised.value.refusal.by == "policy"
+    assert polkit.asked == []
+
+
+@pytest.mark.parametrize(("value", "interactive"), [(None, False), (False, False), (True, True)])
+def test_a_user_may_be_asked_if_the_call_says_so(value: bool | None, interactive: bool) -> None:
+    polkit = FakePolkit()
+    parameters = {"name": "m"} if value is None else {"name": "m", "allowInteractiveAuthentication": value}
+    authorize(policy(), polkit, USER, TERMINATE, parameters)
+    assert polkit.asked == [(USER, "io.machine1.manage-machines", {"verb": "terminate", "machine": "m"}, interactive)]
+
+
+def test_a_guarded_method_that_nobody_put_into_the_table_is_refused() -> None:
+    """Even if a policy lets it pass."""
+    decides = Policy("x", methods=frozenset({"io.machine1.New"}))
+    polkit = FakePolkit()
+    guarded = Method(_never, True, {})
+    with pytest.raises(PermissionDenied):
+        result_of(Authorizer(decides, polkit).authorize(peer_of(USER), "io.machine1.New", guarded, {}))
+    with pytest.raises(PermissionDenied) as raised:
+        question("io.machine1.New", guarded, {})
+    assert raised.value.refusal is not None
+    assert raised.value.refusal.by == "polkit"
+    assert polkit.asked == []
+
+
+# --- the question ----------------------------------------------------------------------------------------------------
+
+# Method, parameters as they come, action, details.
+QUESTIONS: list[tuple[str, dict[str, Any], str, dict[str, str]]] = [
+    ("TerminateMachine", {"name": "m"}, "manage-machines", {"verb": "terminate", "machine": "m"}),
+    ("TerminateMachine", {"name": "n"}, "manage-machines", {"verb": "terminate", "machine": "n"}),
+    (
+        "KillMachine",
+        {"name": "m", "who": "leader", "signal": 9},
+        "manage-machines",
+        {"verb": "kill", "machine": "m", "who": "leader", "signal": "9"},
+    ),
+    (
+        "OpenMachineShell",
+        {"name": "m"},
+        "open-shell",
+        {"verb": "open-shell", "machine": "m", "user": "root", "program": "", "argv": "[]", "environment": "[]"},
+    ),
+    (
+        "OpenMachineShell",
+        {"name": ".host", "user": "joe", "path": "/bin/sh", "args": ["sh", '-c "x"', "ä,\n"], "env": ["A=b c", "D="]},
+        "open-host-shell",
+        {
+            "verb": "open-shell",
+            "machine": ".host",
+            "user": "joe",
+            "program": "/bin/sh",
+            "argv": r'["sh", "-c \"x\"", "ä,\n"]',
+            "environment": '["A=b c", "D="]',
+        },
+    ),
+    (
+        "CopyFromMachine",
+        {"name": "m", "src": "/a//b"},
+        "copy",
+        {"verb": "copy-from", "direction": "out", "machine": "m", "src": "/a//b", "dest": "/a/b"},
+    ),
+    (
+        "CopyToMachine",
+        {"name": "m", "src": "/a//b", "dest": "/c//d"},
+        "copy",
+        {"verb": "copy-to", "direction": "in", "machine": "m", "src": "/a/b", "dest": "/c//d"},
+    ),
+    ("RemoveImage", {"name": "i"}, "manage-images", {"verb": "remove", "image": "i"}),
+    (
+        "CloneImage",
+        {"name": "i", "dest": "j", "read_only": False},
+        "manage-images",
+        {"verb": "clone", "image": "i", "new_name": "j", "read_only": "false"},
+    ),
+    ("RenameImage", {"name": "i", "dest": "j"}, "manage-images", {"verb": "rename", "image": "i", "new_name": "j"}),
+]
+
+
+@pytest.mark.parametrize("interactive", [{}, {"allowInteractiveAuthentication": True}])
+@pytest.mark.parametrize(("name", "parameters", "action", "details"), QUESTIONS)
+def test_polkit_is_shown_all_that_would_be_done(
+    name: str, parameters: dict[str, Any], action: str, details: dict[str, str], interactive: dict[str, bool]
+) -> None:
+    qualified = f"io.machine1.{name}"
+    asked = question(qualified, METHODS[qualified], normalize(qualified, parameters | interactive))
+    assert asked == (f"io.machine1.{action}", details)
+
+
+def test_every_guarded_method_has_an_action_and_a_row_here() -> None:
+    assert sorted(ACTIONS) == GUARDED
+    assert {f"io.machine1.{row[0]}" for row in QUESTIONS} == set(GUARDED)
+    assert len({verb for _, verb in ACTIONS.values()}) == len(ACTIONS)
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_no_two_parameters_share_a_detail(name: str) -> None:
+    """Nor does one pass for the verb or the direction: each value is shown under a key of its own."""
+    values: dict[str, Any] = {"read_only": True, "signal": 9, "args": ["x"], "env": ["A=value-env"]}
+    known = Contract().methods[name]["parameters"]["properties"]
+    parameters = {key: values.get(key, f"/value-{key}") for key in known if key != "allowInteractiveAuthentication"}
+    _, details = question(name, METHODS[name], parameters)
+    shown = [value if isinstance(value, str) else json.dumps(value) for value in parameters.values()]
+    fixed = [ACTIONS[name][1]] + [details.get("direction", "")] * (ACTIONS[name][0] == "io.machine1.copy")
+    assert details["verb"] == ACTIONS[name][1]
+    assert sorted(details.values()) == sorted(shown + fixed)
+
+
+def test_the_actions_are_those_that_are_installed() -> None:
+    text = (Path(bridge.__file__).parents[1] / "contrib/polkit/io.machine1.policy").read_text()
+    installed = set(re.findall(r'<action id="([^"]+)"', text))
+    assert {action for action, _ in ACTIONS.values()} | {"io.machine1.open-host-shell"} == installed
+    assert text.count("org.freedesktop.policykit.owner") == len(installed)
+
+
+# --- what a refusal says ---------------------------------------------------------------------------------------------
+
+
+def _reasons() -> dict[str, str]:
+    """The texts of all refusals, by where they are; what is inserted into them is {}."""
+    found = {}
+    for path in sorted(Path(bridge.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Refusal", "_deny"):
+                text = _text(node.args[-1])
+                if text is not None:
+                    found[f"{path.name}:{node.lineno}"] = text
+    return found
+
+
+def _text(node: ast.expr) -> str | None:
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            texts = [_text(part) if isinstance(part, ast.Constant) else "{}" for part in parts]
+            return "".join(text or "" for text in texts)
+    return None
+
+
+def test_the_texts_of_refusals_need_no_escapes() -> None:
+    """zlink borrows texts from the message, which it cannot where one has an escape. Nor do names of parameters."""
+    reasons = _reasons()
+    assert {where.partition(":")[0] for where in reasons} >= {"authorize.py", "policy.py", "polkit.py"}
+    for where, text in reasons.items():
+        assert text.isascii(), where
+        assert text.isprintable(), where
+        assert not set(text) & set("\"\\'"), where
+    for kinds in PARAMETERS.values():
+        for parameter, kind in kinds.items():
+            assert re.fullmatch(r"[A-Za-z_]+", parameter)
+            assert re.fullmatch(r"[a-z-]+", kind)
+
+
+def test_a_refusal_repeats_no_value() -> None:
+    decides = parse(
+        b'preset = "manage"\nmethods = ["KillMachine"]\nmachines = ["m"]\nimages = ["i"]\n', "box", "box.toml"
+    )
+    values = {"user": 's"1', "path": '/s"2', "args": ['s"3'], "env": ['S4="'], "src": '/s"5', "dest": '/s"6'}
+    for name in GUARDED:
+        known = Contract().methods[name]["parameters"]["properties"]
+        secret = {key: value for key, value in values.items() if key in known}
+        for which in ("m", "i", 's"7'):
+            with pytest.raises(VarlinkError) as raised:
+                authorize(decides, FakePolkit(PermissionDenied()), USER, name, {"name": which} | secret)
+            if raised.value.refusal is not None:
+                assert '"' not in raised.value.refusal.reason
+
+
+def test_a_bus_is_opened_by_questions_alone() -> None:
+    """Root's calls and reads work where there is none."""
+    loop = Loop()
+    bus = Bus(loop)
+    polkit = Polkit(bus, bus)
+    assert authorize(policy(), polkit, ROOT, TERMINATE, {"name": "m"}) == "kernel"
+    assert authorize(policy(), polkit, USER, "io.machine1.ListMachines", {}) == "policy"
+    assert bus._connection is None
+    loop.close()
