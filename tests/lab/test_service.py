@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -107,6 +108,29 @@ def test_the_bridges_user_may_do_what_it_offers_and_no_more(host: Host) -> None:
     assert done.returncode != 0
     listed = host.run(["busctl", "call", *manager, "ListMachines"], user="machine1-bridge").stdout
     assert GUEST in listed
+
+
+def test_of_machineds_members_the_bridges_user_reaches_those_it_needs(host: Host) -> None:
+    """All that machined has, from its own introspection, so that what a new version adds is closed as well."""
+    path = "/org/freedesktop/machine1"
+    machine = machines(host)[GUEST][2]
+    reached = set()
+    for place in (path, machine):
+        listing = host.run(["busctl", "introspect", "org.freedesktop.machine1", place]).stdout
+        interface = ""
+        for line in listing.splitlines():
+            name, kind, *_ = line.split()
+            if kind == "interface":
+                interface = name
+            elif kind == "method":
+                # Without arguments: the bus decides before machined looks at any.
+                call_it = ["busctl", "call", "org.freedesktop.machine1", place, interface, name.removeprefix(".")]
+                done = host.run(call_it, user="machine1-bridge", check=False)
+                if "Access denied" not in done.stderr and "AccessDenied" not in done.stderr:
+                    reached.add((interface, name.removeprefix(".")))
+    source = (REPOSITORY / "bridge/methods.py").read_text()
+    needed = {("org.freedesktop.machine1.Manager", member) for member in re.findall(r'"([A-Z]\w+)"', source)}
+    assert reached == needed
 
 
 def test_guarded_calls_are_in_the_journal_by_field(host: Host) -> None:
