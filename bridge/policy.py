@@ -86,7 +86,7 @@ def _normalize_shell(values: dict[str, Any]) -> None:
     """As machined itself reads them: an empty user is root, an empty path the login shell, which takes no arguments."""
     path = values.get("path", "")
     if path:
-        path = "/" + "/".join(step for step in path.split("/") if step not in ("", "."))
+        path = _one_spelling(path)
     user = values.get("user", "")
     values["user"] = "root" if user in ("", "0") else user
     values["path"] = path
@@ -123,12 +123,16 @@ _NORMALIZED: dict[str, Callable[[dict[str, Any]], None]] = {
 
 def _host_path(parameter: str, path: str) -> str:
     """One spelling for a path. Symbolic links are not looked at: they may be others when machined opens the path."""
-    steps = [step for step in path.split("/") if step not in ("", ".")]
     if not path.startswith("/"):
         raise InvalidParameter(parameter, "must be an absolute path")
-    if ".." in steps:
+    if ".." in path.split("/"):
         raise InvalidParameter(parameter, "must not contain .. as this is a path of the host")
-    return "/" + "/".join(steps)
+    return _one_spelling(path)
+
+
+def _one_spelling(path: str) -> str:
+    """An absolute path without what means nothing: `//`, `/./`, a slash at its end."""
+    return "/" + "/".join(step for step in path.split("/") if step not in ("", "."))
 
 
 # --- deciding -------------------------------------------------------------------------------------------------------

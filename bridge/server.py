@@ -30,8 +30,6 @@ BUFFERED_MAX = 64 * 1024 * 1024
 ACCEPTED_A_TURN = 64
 # Not in Python's socket module yet.
 SO_PEERPIDFD = 77
-
-RECEIVE_SIZE = 65536
 # Calls of one connection that are answered before others get their turn.
 CALLS_A_TURN = 16
 # Seconds until another try to accept after the process or the system ran out of something.
@@ -238,7 +236,7 @@ class Connection:
 
     def _receive(self) -> None:
         try:
-            data = self._socket.recv(RECEIVE_SIZE)
+            data = self._socket.recv(fds.RECEIVE_SIZE)
         except BlockingIOError:
             if not self._gone:
                 return

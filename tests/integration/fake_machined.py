@@ -69,15 +69,13 @@ class DBusFault(Exception):
 Handler = Callable[[tuple[Any, ...]], tuple[str, tuple[Any, ...]] | None]
 
 
-class FakeMachined:
-    """Answers D-Bus calls with what `handlers` say; a handler that returns None never answers."""
+class FakeService:
+    """Owns a name on the bus and answers method calls in a thread of its own."""
 
-    def __init__(self, bus: Bus) -> None:
-        self.handlers: dict[str, Handler] = {}
-        self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        self.unanswered: list[Message] = []
+    def __init__(self, bus: Bus, name: str) -> None:
+        """Answering begins at once: what `_answer` needs is set before."""
         self._connection: DBusConnection = open_dbus_connection(bus.address, enable_fds=True)
-        reply = self._connection.send_and_get_reply(message_bus.RequestName(NAME))
+        reply = self._connection.send_and_get_reply(message_bus.RequestName(name))
         assert reply.body == (1,)
         self._stopping = False
         self._changed = threading.Condition()
@@ -85,10 +83,34 @@ class FakeMachined:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the bus, as a machined does that is killed."""
+        """Leave the bus, as a service does that is killed."""
         self._stopping = True
         self._thread.join()
         self._connection.close()
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            try:
+                message = self._connection.receive(timeout=0.02)
+            except TimeoutError:
+                continue
+            except ConnectionResetError:
+                return
+            if message.header.message_type == MessageType.method_call:
+                self._answer(message)
+
+    def _answer(self, message: Message) -> None:
+        raise NotImplementedError
+
+
+class FakeMachined(FakeService):
+    """Answers D-Bus calls with what `handlers` say; a handler that returns None never answers."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.unanswered: list[Message] = []
+        super().__init__(bus, NAME)
 
     def returns(self, member: str, signature: str = "", *body: object) -> None:
         """From now on `member` is answered with this."""
@@ -121,17 +143,6 @@ class FakeMachined:
             signal = new_signal(DBusAddress("/x", interface="org.example.Noise"), "Noise", signature, body)
             signal.header.fields[HeaderFields.destination] = caller
             self._connection.send_message(signal)
-
-    def _serve(self) -> None:
-        while not self._stopping:
-            try:
-                message = self._connection.receive(timeout=0.02)
-            except TimeoutError:
-                continue
-            except ConnectionResetError:
-                return
-            if message.header.message_type == MessageType.method_call:
-                self._answer(message)
 
     def _answer(self, message: Message) -> None:
         member = message.header.fields[HeaderFields.member]

@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jeepney import HeaderFields, Message, MessageType, new_error, new_method_return
-from jeepney.bus_messages import message_bus
-from jeepney.io.blocking import DBusConnection, open_dbus_connection
+from jeepney import HeaderFields, Message, new_error, new_method_return
 
-from .fake_machined import Bus, DBusFault
+from .fake_machined import Bus, DBusFault, FakeService
 
 NAME = "org.freedesktop.PolicyKit1"
 CANCELLED = "org.freedesktop.PolicyKit1.Error.Cancelled"
@@ -39,7 +36,7 @@ class Question:
 Answer = tuple[str, tuple[Any, ...]] | DBusFault | None
 
 
-class FakePolkit:
+class FakePolkit(FakeService):
     """Answers each question with what `handler` says: a signature and a body, an error, or None for not yet."""
 
     def __init__(self, bus: Bus) -> None:
@@ -50,17 +47,10 @@ class FakePolkit:
         self.cancelled: list[str] = []
         self.waiting: list[Question] = []
         self.strange: list[str] = []
-        self._connection: DBusConnection = open_dbus_connection(bus.address, enable_fds=True)
-        assert self._connection.send_and_get_reply(message_bus.RequestName(NAME)).body == (1,)
-        self._stopping = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        super().__init__(bus, NAME)
 
     def stop(self) -> None:
-        self._stopping = True
-        self._thread.join()
-        self._connection.close()
+        super().stop()
         assert self.strange == []
 
     def says(self, allowed: bool, challenge: bool = False) -> None:
@@ -90,18 +80,10 @@ class FakePolkit:
                 lambda: len(self.questions) >= questions and len(self.cancelled) >= cancelled, timeout=10
             ), (self.questions, self.cancelled)
 
-    def _serve(self) -> None:
-        while not self._stopping:
-            try:
-                message = self._connection.receive(timeout=0.02)
-            except TimeoutError:
-                continue
-            except ConnectionResetError:
-                return
-            if message.header.message_type == MessageType.method_call:
-                with self._changed:
-                    self._handle(message)
-                    self._changed.notify_all()
+    def _answer(self, message: Message) -> None:
+        with self._changed:
+            self._handle(message)
+            self._changed.notify_all()
 
     def _handle(self, message: Message) -> None:
         fields = message.header.fields

@@ -82,13 +82,6 @@ def _reachable(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bridge(bridge: Bridge) -> Bridge:
-    """Beside its two connections to the bus it may have the one for questions."""
-    bridge.fds_at_start += 1
-    return bridge
-
-
-@pytest.fixture
 def polkit(bus: Bus) -> Iterator[FakePolkit]:
     polkit = FakePolkit(bus)
     yield polkit
@@ -513,7 +506,8 @@ def test_one_who_leaves_before_the_bus_has_greeted_spoils_it_for_nobody(
     assert terminated(machined) == ["other"]
     # Whether it was asked or not: nobody's question goes on.
     assert eventually(lambda: not polkit.waiting)
-    assert bridge.fds_without_clients(1) <= bridge.fds_at_start + 2 + 2
+    # The other client with its pidfd, and three connections to the bus: for changes and for both kinds of questions.
+    assert bridge.fds_without_clients(1) <= bridge.fds_at_start + 2 + 3
 
 
 def test_a_user_has_so_many_questions_at_a_time(
