@@ -15,10 +15,11 @@ from .authorize import Authorizer
 from .bus import Bus
 from .contract import Contract
 from .dispatch import Dispatcher
+from .limits import within_open_files
 from .loop import READ, Loop
 from .machined import Machined
 from .policy import DEFAULT, Policy, PolicyError, load
-from .polkit import Polkit
+from .polkit import AT_ONCE, Polkit
 from .server import Server
 
 IDLE_TIMEOUT = 600.0
@@ -50,14 +51,17 @@ def serve(listeners: list[Listener], policy: Policy, idle_timeout: float) -> Non
     """Serve these sockets until SIGTERM, SIGINT or idleness."""
     loop = Loop()
     journal.use_timers(loop.call_later)
-    machined = Machined(loop)
-    quick, patient = Bus(loop), Bus(loop)
+    limits = within_open_files(policy.limits)
+    if limits.connections < policy.limits.connections:
+        journal.log(journal.WARNING, f"The limit of open files leaves room for {limits.connections} connections")
+    machined = Machined(loop, limits)
+    quick, patient = Bus(loop, AT_ONCE, limits.waiting_calls), Bus(loop, limits.calls_per_user, limits.waiting_calls)
     server = Server(
         loop,
         Dispatcher(Contract(), Authorizer(policy, Polkit(quick, patient)), machined),
         listeners,
         idle_timeout,
-        policy.limits,
+        limits,
         stopping=lambda: activation.notify("STOPPING=1", os.environ),
     )
     with _signals(loop, server):

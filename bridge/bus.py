@@ -21,6 +21,7 @@ from jeepney.low_level import calc_msg_size
 
 from . import errors, fds
 from .loop import HANGUP, READ, WRITE, Future, Loop
+from .turns import ROOT, Turns
 
 # Seconds. What sd-bus itself waits for (sd_bus_set_method_call_timeout(3)).
 DEADLINE = 25.0
@@ -29,6 +30,7 @@ DEADLINE = 25.0
 # that nobody waits for any more among them: so many of those are allowed for before the connection is given up.
 CALLS_MAX = 96
 ABANDONED_MAX = 32
+WAITING_MAX = 1024
 
 # The reply with 10,000 machines has 2 MB; the bus itself lets much more through.
 MESSAGE_MAX = 16 * 1024 * 1024
@@ -240,11 +242,11 @@ class _Connection:
 class Bus:
     """Calls over the system bus, by a connection of its own."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, per_user: int = CALLS_MAX, waiting_max: int = WAITING_MAX) -> None:
+        """With so many calls of one user under way, and so many of all users that wait: see Turns."""
         self._loop = loop
         self._connection: _Connection | None = None
-        self._calls = 0
-        self._queue: deque[Future[None]] = deque()
+        self.turns = Turns(loop, CALLS_MAX, per_user, waiting_max)
 
     async def call(
         self,
@@ -252,20 +254,22 @@ class Bus:
         reply: str,
         deadline: float | None = DEADLINE,
         given_up: Future[None] | None = None,
+        user: int = ROOT,
     ) -> tuple[Any, ...]:
         """The body of the reply, whose signature has to be `reply`.
 
-        `deadline` in seconds, the wait for other calls' ends included; None for what may take as long as it takes.
-        Raises DBusError, and Timeout and Unavailable as errors of the interface. A reply that comes after the deadline
-        is dropped. When `given_up` is done, the wait ends with GivenUp, whether the call was sent by then or not.
+        `deadline` in seconds, the wait for the user's turn included; None for what may take as long as it takes.
+        Raises DBusError, and Timeout, Unavailable and TooManyOperations as errors of the interface. A reply that comes
+        after the deadline is dropped. When `given_up` is done, the wait ends with GivenUp, whether the call was sent by
+        then or not.
         """
         late = _Patience(self._loop, deadline, given_up)
         try:
-            await self._take_turn(late)
+            await self.turns.take(user, late.fails)
             try:
                 answer, received = await self._answer(message, late)
             finally:
-                self._end_turn()
+                self.turns.give_back(user)
         finally:
             late.cancel()
         if answer.header.message_type == MessageType.error:
@@ -308,22 +312,6 @@ class Bus:
     def _forget_connection(self) -> None:
         """The next call opens another."""
         self._connection = None
-
-    async def _take_turn(self, late: "_Patience") -> None:
-        if self._calls < CALLS_MAX:
-            self._calls += 1
-            return
-        turn = Future[None](self._loop)
-        self._queue.append(turn)
-        late.fails(turn)
-        await turn
-
-    def _end_turn(self) -> None:
-        """The turn goes to the first in the queue that still waits."""
-        while self._queue:
-            if self._queue.popleft().resolve(None):
-                return
-        self._calls -= 1
 
 
 class _Patience:

@@ -46,7 +46,7 @@ class Dispatcher:
             if call.method == CHECK:
                 reply = await self._check(peer, parameters, entry)
             else:
-                reply = await method.function(self._machined, parameters)
+                reply = await method.function(self._machined.on_behalf_of(peer.uid), parameters)
             self._authorizer.policy.filter(call.method, reply.parameters)
         except VarlinkError as error:
             reply = entry.end_in(error)

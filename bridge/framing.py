@@ -8,14 +8,26 @@ the caller closes it, as sd-varlink does. Well-formed calls for the wrong thing 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .messages import Call, Reply
 
-# Generous beside what a shell's arguments can amount to (ARG_MAX, execve(2)), small beside sd-varlink's 16 MiB.
-MESSAGE_MAX = 4 * 1024 * 1024
-# The deepest call of the interface has three levels: the call, its parameters, a list of strings.
-DEPTH_MAX = 32
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How large a call may be: its bytes, its levels of objects and lists, and the items and members of all of them.
+
+    The defaults are root's. A shell's arguments can amount to 2 MiB (ARG_MAX, execve(2)), and there may be twice 16384
+    of them; the deepest call has five levels, Check of a shell. sd-varlink takes 16 MiB and 2048 levels.
+    """
+
+    message_bytes: int = 4 * 1024 * 1024
+    depth: int = 32
+    items: int = 40_000
+
+
+ROOT = Bounds()
 
 # A string of JSON, also one that never ends, so that the search is linear whatever comes.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
@@ -34,7 +46,7 @@ class ProtocolError(Exception):
 class Reader:
     """Cuts a stream of bytes at the NUL that ends each message."""
 
-    def __init__(self, message_max: int = MESSAGE_MAX) -> None:
+    def __init__(self, message_max: int = ROOT.message_bytes) -> None:
         self._buffer = bytearray()
         self._searched = 0
         self._message_max = message_max
@@ -61,10 +73,11 @@ class Reader:
         return len(self._buffer)
 
 
-def parse_call(message: bytes) -> Call:
+def parse_call(message: bytes, bounds: Bounds = ROOT) -> Call:
     """A call from one message. Raises ProtocolError."""
-    if message.count(b"{") + message.count(b"[") > DEPTH_MAX:
-        _check_depth(message)
+    brackets = message.count(b"{") + message.count(b"[")
+    if brackets > bounds.depth or brackets + message.count(b",") > bounds.items:
+        _check_shape(message, bounds)
     try:
         envelope = _decoder.decode(message.decode("utf-8"))
     except ValueError as error:
@@ -129,14 +142,22 @@ def _integer(text: str) -> int:
 _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_such_number, parse_int=_integer)
 
 
-def _check_depth(message: bytes) -> None:
-    """Count levels before the recursive parser does, in time linear in the message's size."""
-    brackets = _STRINGS.sub(b"", message).translate(_AS_SQUARE, _NO_BRACKETS)
-    for _ in range(DEPTH_MAX):
+def _check_shape(message: bytes, bounds: Bounds) -> None:
+    """Count items and levels before the recursive parser makes objects of them, in time linear in the message's size.
+
+    There are as many items and members as commas and as lists and objects, or fewer if one is empty.
+    """
+    bare = _STRINGS.sub(b"", message)
+    if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > bounds.items:
+        raise ProtocolError(f"more than {bounds.items} items and members")
+    brackets = bare.translate(_AS_SQUARE, _NO_BRACKETS)
+    for _ in range(bounds.depth):
         # Each turn takes away the innermost level. Whether brackets match in kind is the parser's to say.
         brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return
     if brackets:
-        raise ProtocolError(f"nested more than {DEPTH_MAX} levels deep, or not closed")
+        raise ProtocolError(f"nested more than {bounds.depth} levels deep, or not closed")
 
 
 def _check_text(value: object) -> None:

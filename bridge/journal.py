@@ -130,6 +130,12 @@ def refusal(uid: int, message: str, **fields: object) -> None:
         log(NOTICE, message, **fields)
 
 
+def fault(uid: int, message: str, **fields: object) -> None:
+    """Write, for who debugs a client of this user, what is wrong with it; it counts as a refusal."""
+    if _refusals.allows(uid):
+        log(DEBUG, message, **fields)
+
+
 def log(priority: int, message: str, **fields: object) -> None:
     """Write one line. A journal that does not take it now must not stop the service: the line waits."""
     global _lost

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Coroutines on one thread over epoll(7): just what a forwarding service needs.
+"""Coroutines on one thread over epoll(7), in turns between users: just what a forwarding service needs.
 
 Not asyncio: importing it takes as long as half of the native service's whole cold start, and each of its wake-ups
-one more turn of the loop. There are no tasks to cancel, no executors and no transports here.
+one more turn of the loop; and it knows no turns. There are no tasks to cancel, no executors and no transports here.
 """
 
 import heapq
@@ -10,10 +10,12 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
+Schedule: TypeAlias = Callable[[Callable[[], None]], None]
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 # The kernel reports these two whether asked or not.
@@ -29,7 +31,7 @@ class Future(Generic[T]):
         self._loop = loop
         self._value: T | None = None
         self._exception: Exception | None = None
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[tuple[Callable[[], None], Schedule]] = []
         self.done = False
 
     def resolve(self, value: T) -> bool:
@@ -40,23 +42,24 @@ class Future(Generic[T]):
         """Give an exception as the result; False if there was a result already."""
         return self._finish(None, exception)
 
-    def when_done(self, callback: Callable[[], None]) -> None:
+    def when_done(self, callback: Callable[[], None], schedule: "Schedule | None" = None) -> None:
+        """Schedule a callback for when there is a result: `Loop.call_soon`, or a share's."""
+        schedule = schedule or self._loop.call_soon
         if self.done:
-            self._loop.call_soon(callback)
+            schedule(callback)
         else:
-            self._waiting.append(callback)
+            self._waiting.append((callback, schedule))
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Undo `when_done`."""
-        if callback in self._waiting:
-            self._waiting.remove(callback)
+        self._waiting = [entry for entry in self._waiting if entry[0] != callback]
 
     def _finish(self, value: T | None, exception: Exception | None) -> bool:
         if self.done:
             return False
         self.done, self._value, self._exception = True, value, exception
-        for callback in self._waiting:
-            self._loop.call_soon(callback)
+        for callback, schedule in self._waiting:
+            schedule(callback)
         self._waiting.clear()
         return True
 
@@ -95,6 +98,8 @@ class Loop:
         self._cancelled_timers = 0
         self._order = count()
         self._running = False
+        self._contenders: list[Share] = []  # those with something to do
+        self._clock = 0.0  # the time that the share which had the last turn had used before it
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler` with the events that occur on `fd`, hang-up and error always among them."""
@@ -130,16 +135,7 @@ class Loop:
 
         `finished` gets its result, perhaps before this returns. An exception out of it is a bug and ends the loop.
         """
-
-        def step() -> None:
-            try:
-                awaited = coroutine.send(None)
-            except StopIteration as stop:
-                finished(stop.value)
-            else:
-                awaited.when_done(step)
-
-        step()
+        _step(coroutine, finished, self.call_soon)
 
     def run(self) -> None:
         """Until `stop`."""
@@ -154,6 +150,27 @@ class Loop:
             # What becomes ready by this waits for the next turn, so that nobody starves the descriptors.
             for _ in range(len(self._ready)):
                 self._ready.popleft()()
+            self._give_turn()
+
+    def contend(self, share: "Share") -> None:
+        """A share says that it has something to do. Time that it did not use before is not saved up for it."""
+        share.used = max(share.used, self._clock)
+        self._contenders.append(share)
+
+    def _give_turn(self) -> None:
+        """To the share that used the least time: who asks little now and then does not wait for who asks much.
+
+        One turn, then the descriptors are looked at again, for somebody may have come who used less (start-time fair
+        queuing). What is being done is not interrupted, so the limits of a call are what bounds the wait.
+        """
+        if not self._contenders:
+            return
+        share = min(self._contenders, key=_used) if len(self._contenders) > 1 else self._contenders[0]
+        begin = time.monotonic()
+        self._clock = share.used
+        if not share.turn():
+            self._contenders.remove(share)
+        share.used += time.monotonic() - begin
 
     def stop(self) -> None:
         self._running = False
@@ -163,7 +180,7 @@ class Loop:
 
     def _patience(self) -> float | None:
         """Seconds that epoll may wait; None: for ever."""
-        if self._ready:
+        if self._ready or self._contenders:
             return 0
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
@@ -183,3 +200,89 @@ class Loop:
                 self._cancelled_timers -= 1
             else:
                 callback()
+
+
+class Share:
+    """One user's part in the loop's time: its descriptors and callbacks have their turns between those of others."""
+
+    __slots__ = ("_callback_next", "_contending", "_epoll", "_handlers", "_loop", "_ready", "used")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._ready: deque[Callable[[], None]] = deque()
+        self._callback_next = False
+        self._contending = False
+        self.used = 0.0  # seconds
+        loop.watch(self._epoll.fileno(), READ, lambda _: self._contend())
+
+    def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """As Loop.watch."""
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """To be called before `fd` is closed."""
+        self._epoll.unregister(fd)
+        del self._handlers[fd]
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._ready.append(callback)
+        self._contend()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """As Loop.call_later. It takes no turn, so it should do little."""
+        return self._loop.call_later(seconds, callback)
+
+    def start(self, coroutine: Coroutine[Future[Any], None, T], finished: Callable[[T], None]) -> None:
+        """As Loop.start; what comes after a wait is a turn of its own."""
+        _step(coroutine, finished, self.call_soon)
+
+    def turn(self) -> bool:
+        """Do one thing, a callback after a descriptor's event and the other way round. False if no callback is left."""
+        if (self._callback_next and self._ready) or not self._handle():
+            self._callback_next = False
+            if self._ready:
+                self._ready.popleft()()
+        else:
+            self._callback_next = True
+        self._contending = bool(self._ready)
+        return self._contending
+
+    def close(self) -> None:
+        """Nothing is watched any more. What was to be called soon still is."""
+        self._loop.unwatch(self._epoll.fileno())
+        self._epoll.close()
+
+    def _handle(self) -> bool:
+        """Whether there was an event. The kernel reports the descriptors of an epoll in turns."""
+        if self._epoll.closed:
+            return False
+        for fd, happened in self._epoll.poll(0, 1):
+            self._handlers[fd](happened)
+            return True
+        return False
+
+    def _contend(self) -> None:
+        if not self._contending:
+            self._contending = True
+            self._loop.contend(self)
+
+
+def _step(
+    coroutine: Coroutine[Future[Any], None, T], finished: Callable[[T], None], schedule: Schedule
+) -> None:
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration as stop:
+        finished(stop.value)
+    else:
+        awaited.when_done(partial(_step, coroutine, finished, schedule), schedule)
+
+
+def _used(share: Share) -> float:
+    return share.used

@@ -2,19 +2,28 @@
 """systemd-machined as this service sees it: org.freedesktop.machine1(5), and what its errors mean to a client."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 from jeepney import DBusAddress, new_method_call
 
 from . import errors
 from .bus import DEADLINE, Bus, DBusError
+from .limits import Limits
 from .loop import Loop
+from .reads import Read
+from .turns import ROOT
 
 _MANAGER = DBusAddress(
     "/org/freedesktop/machine1", "org.freedesktop.machine1", "org.freedesktop.machine1.Manager"
 )
 
-READS = ("ListMachines", "ListImages")
+# Members without parameters that change nothing, and their replies.
+READS = {"ListMachines": "a(ssso)", "ListImages": "a(ssbttto)"}
+# What a guest or a disk has to do first, so that it may take long.
+SLOW = ("OpenMachineShell", "CopyFromMachine", "CopyToMachine", "CloneImage", "RemoveImage")
+# Other calls of one user at a time: machined does one after the other, so more would only be in others' way.
+AT_ONCE = 2
 
 # About the bridge's own rights (contrib/polkit, contrib/dbus): the client's were checked before.
 BRIDGE_DENIED = (
@@ -58,20 +67,41 @@ def to_varlink_error(error: DBusError, names: Mapping[str, str]) -> errors.Varli
 
 
 class Machined:
-    """Calls to systemd-machined's manager object."""
+    """Calls to systemd-machined's manager object.
 
-    def __init__(self, loop: Loop) -> None:
-        # Everybody may read, so reads have a connection of their own: however many there are and however long machined
-        # takes for them, they keep no call that changes something from machined.
-        self._reads, self._changes = Bus(loop), Bus(loop)
+    Each kind has a connection of its own: reads are everybody's, and however many there are and however long machined
+    takes for them, they keep no change from machined; nor does a slow one keep a machine from being terminated.
+    """
+
+    def __init__(self, loop: Loop, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
+        reads = Bus(loop)
+        self._reads = {
+            member: Read(loop, reads, new_method_call(_MANAGER, member), reply) for member, reply in READS.items()
+        }
+        self._quick = Bus(loop, AT_ONCE, limits.waiting_calls)
+        self._slow = Bus(loop, limits.calls_per_user, limits.waiting_calls)
+        self._buses = (reads, self._quick, self._slow)
+        self._user = ROOT
+
+    def on_behalf_of(self, user: int) -> "Machined":
+        """The same, for the calls of this user."""
+        view = copy(self)
+        view._user = user
+        return view
+
+    async def read(self, member: str) -> tuple[Any, ...]:
+        """The body of machined's reply, which many may share. Raises what Bus.call raises."""
+        return await self._reads[member].answer()
 
     async def call(
-        self, member: str, signature: str = "", *arguments: object, reply: str = "", deadline: float | None = DEADLINE
+        self, member: str, signature: str, *arguments: object, reply: str = "", deadline: float | None = DEADLINE
     ) -> tuple[Any, ...]:
         """The body of machined's reply, whose signature has to be `reply`; see Bus.call."""
-        bus = self._reads if member in READS else self._changes
-        return await bus.call(new_method_call(_MANAGER, member, signature or None, arguments), reply, deadline)
+        bus = self._slow if member in SLOW else self._quick
+        return await bus.call(
+            new_method_call(_MANAGER, member, signature, arguments), reply, deadline, user=self._user
+        )
 
     def close(self) -> None:
-        self._reads.close()
-        self._changes.close()
+        for bus in self._buses:
+            bus.close()

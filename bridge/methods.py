@@ -24,7 +24,7 @@ NAME_MAX = 255
 
 
 async def list_machines(machined: Machined, parameters: Parameters) -> Reply:
-    (machines,) = await machined.call("ListMachines", reply="a(ssso)")
+    (machines,) = await machined.read("ListMachines")
     everything = parameters.get("all", False)
     return Reply({"machines": [_machine(*entry) for entry in sorted(machines) if everything or entry[1] != "host"]})
 
@@ -35,7 +35,7 @@ async def get_machine(machined: Machined, parameters: Parameters) -> Reply:
     Nor could the object be asked by its path, since the one of a machine called `self` is that of the caller's own.
     """
     name = parameters["name"]
-    (machines,) = await machined.call("ListMachines", reply="a(ssso)")
+    (machines,) = await machined.read("ListMachines")
     for entry in machines:
         if entry[0] == name:
             return Reply({"machine": _machine(*entry)})
@@ -83,7 +83,7 @@ async def copy_to_machine(machined: Machined, parameters: Parameters) -> Reply:
 
 
 async def list_images(machined: Machined, parameters: Parameters) -> Reply:
-    (images,) = await machined.call("ListImages", reply="a(ssbttto)")
+    (images,) = await machined.read("ListImages")
     everything = parameters.get("all", False)
     return Reply({"images": [_image(*entry) for entry in sorted(images) if everything or entry[0] != HOST]})
 

@@ -14,11 +14,12 @@ import signal
 import stat
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import InvalidParameter, NoSuchImage, NoSuchMachine, PermissionDenied, Refusal
+from .limits import RANGES, Limits
 from .methods import HOST, METHODS, Parameters
 
 DEFAULT = "default"
@@ -185,15 +186,6 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Connections in all, the last quarter of them for root; of one user but root; bytes of a message but root's."""
-
-    connections: int = 4096
-    connections_per_user: int = 128
-    message_bytes: int = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """What one file says. Without it: nothing is allowed. `methods` are qualified; `programs` None means any."""
 
@@ -206,7 +198,7 @@ class Policy:
     environment: Globs = Globs()
     host_paths: bool = False
     polkit_required: bool = True
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()  # noqa: RUF009  immutable
 
     def allows_method(self, method: str) -> bool:
         return method in self.methods or method in ALWAYS
@@ -394,8 +386,7 @@ _LINE = re.compile(r"\(?at line (\d+), column \d+\)?")
 _KEYS = (
     "preset", "methods", "machines", "images", "users", "programs", "environment", "host-paths", "polkit", "limits",
 )  # fmt: skip
-# The service may open 16384 files (LimitNOFILE=), and a client can have two of them. 16 MiB is sd-varlink's.
-_LIMITS = {"connections": (1, 8000), "connections-per-user": (1, 8000), "message-bytes": (4096, 16 * 1024 * 1024)}
+_LIMITS = {field.replace("_", "-"): field for field in RANGES}
 
 
 class _File:
@@ -520,16 +511,10 @@ class _File:
             raise self._error("must be a table, [limits]", "limits")
         self._check_keys(table, ("limits",), _LIMITS)
         for key, value in table.items():
-            smallest, largest = _LIMITS[key]
+            smallest, largest = RANGES[_LIMITS[key]]
             if type(value) is not int or not smallest <= value <= largest:
                 raise self._error(f"must be a number from {smallest} to {largest}", "limits", key)
-        usual = Limits()
-        connections = table.get("connections", usual.connections)
-        return Limits(
-            connections,
-            table.get("connections-per-user", min(usual.connections_per_user, connections)),
-            table.get("message-bytes", usual.message_bytes),
-        )
+        return Limits(**{_LIMITS[key]: value for key, value in table.items()})
 
     def _check_keys(self, table: Mapping[str, object], above: tuple[str, ...], known: Collection[str]) -> None:
         for key in table:

@@ -24,8 +24,8 @@ _AUTHORITY = DBusAddress(
 )
 _ALLOW_USER_INTERACTION = 1
 
-# Questions of one user that wait for an answer, perhaps for a password, at one time.
-QUESTIONS_PER_UID_MAX = 8
+# Questions about one user at a time that polkit answers on its own: more would only be in others' way.
+AT_ONCE = 2
 
 
 class Polkit:
@@ -34,19 +34,20 @@ class Polkit:
     def __init__(self, quick: Bus, patient: Bus) -> None:
         """Connections of its own, the second for questions that may wait for a password: they hold up no others."""
         self._quick, self._patient = quick, patient
+        self._interactive: Counter[int] = Counter()
         self._pidfd = True  # polkit 124 and newer take one; older ones say that they miss the PID
-        self._questions: Counter[int] = Counter()
         self._identifiers = count(1)
 
     async def check(self, peer: Peer, action: str, details: Mapping[str, str], interactive: bool) -> None:
         """Return if polkit says yes.
 
         With `interactive` it may ask the user, which may take for ever, and ends when the client leaves. Raises
-        PermissionDenied (also if there is no polkit), InteractiveAuthenticationRequired and Busy.
+        PermissionDenied (also if there is no polkit), InteractiveAuthenticationRequired, TooManyOperations and, where
+        too many questions wait for the user already, Busy.
         """
-        if self._questions[peer.uid] >= QUESTIONS_PER_UID_MAX:
+        if interactive and self._interactive[peer.uid] >= self._patient.turns.per_user:
             raise Busy("too many questions to polkit about this user wait for an answer")
-        self._questions[peer.uid] += 1
+        self._interactive[peer.uid] += interactive
         try:
             allowed, challenge = await self._ask(peer, action, details, interactive)
         except GivenUp as error:
@@ -55,9 +56,9 @@ class Polkit:
             journal.refusal(peer.uid, f"polkit gave no answer about {action}, so it is no: {error}")
             raise PermissionDenied().refused(Refusal("polkit", "polkit gave no answer")) from error
         finally:
-            self._questions[peer.uid] -= 1
-            if not self._questions[peer.uid]:
-                del self._questions[peer.uid]
+            self._interactive[peer.uid] -= interactive
+            if not self._interactive[peer.uid]:
+                del self._interactive[peer.uid]
         if not allowed and challenge and not interactive:
             raise InteractiveAuthenticationRequired().refused(Refusal("polkit", "polkit would ask for a password"))
         if not allowed:
@@ -92,7 +93,7 @@ class Polkit:
 
         bus, deadline = (self._patient, None) if interactive else (self._quick, DEADLINE)
         try:
-            ((allowed, challenge, _),) = await bus.call(message, "(bba{ss})", deadline, peer.left)
+            ((allowed, challenge, _),) = await bus.call(message, "(bba{ss})", deadline, peer.left, peer.uid)
         except GivenUp:
             bus.send(new_method_call(_AUTHORITY, "CancelCheckAuthorization", "s", (identifier,)))
             raise

@@ -11,7 +11,6 @@ import os
 import socket
 import struct
 import traceback
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -20,28 +19,36 @@ from jeepney.fds import FileDescriptor
 
 from . import fds, journal
 from .activation import Listener
-from .framing import MESSAGE_MAX, ProtocolError, Reader, parse_call, serialise_reply
-from .loop import HANGUP, READ, WRITE, Future, Loop, Timer
+from .framing import ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_reply
+from .limits import Limits
+from .loop import HANGUP, READ, WRITE, Future, Loop, Share, Timer
 from .messages import Call, Peer, Reply
-from .policy import Limits
 
-# Bytes of requests and replies that wait, of all connections but root's together.
-BUFFERED_MAX = 64 * 1024 * 1024
-ACCEPTED_A_TURN = 64
 # Not in Python's socket module yet.
 SO_PEERPIDFD = 77
-# Calls of one connection that are answered before others get their turn.
-CALLS_A_TURN = 16
+_OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Seconds until another try to accept after the process or the system ran out of something.
 ACCEPT_PAUSE = 0.2
 # Seconds between looks whether a client has read what was before a reply with file descriptors: from, to.
 UNREAD_PAUSE, UNREAD_PAUSE_MAX = 0.001, 1.0
-# Seconds that a client may let a reply lie before its connection is closed, and when the service ends.
-UNREAD_MAX, FINISHING_MAX = 60.0, 5.0
+# Seconds that a client may let a reply lie when the service ends.
+FINISHING_MAX = 5.0
 
 
 class Dispatcher(Protocol):
     def answer(self, call: Call, peer: Peer) -> Coroutine[Future[Any], None, Reply]: ...
+
+
+class User:
+    """What the connections of one UID have in common: their share of the time, and what they may use up together."""
+
+    __slots__ = ("buffered", "connections", "share", "uid")
+
+    def __init__(self, loop: Loop, uid: int) -> None:
+        self.uid = uid
+        self.share = Share(loop)
+        self.connections = 0
+        self.buffered = 0
 
 
 class Server:
@@ -65,8 +72,10 @@ class Server:
         self._idle_timeout = idle_timeout
         self._idle_timer: Timer | None = None
         self._connections: set[Connection] = set()
-        self._per_uid: Counter[int] = Counter()
+        self._users: dict[int, User] = {}
+        self._door = Share(loop)  # who comes in takes no time from who is in
         self._accepting = False
+        self._accepted = True  # the last that wanted to come in could
         self._stopping = False
         self._buffered = 0
 
@@ -81,24 +90,29 @@ class Server:
         self._stopping = True
         self._announce()
         self._pause_accepting()
+        self._door.close()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         for connection in list(self._connections):
             connection.finish()
         self._end_if_done()
 
-    def buffer(self, difference: int) -> bool:
-        """Account for so many bytes more or less of a user's; False if they are too many."""
+    def buffer(self, user: User, difference: int) -> bool:
+        """Account for so many bytes more or less that wait; False if they are too many. Root's are not counted."""
+        if user.uid == 0:
+            return True
         self._buffered += difference
-        return self._buffered <= BUFFERED_MAX
+        user.buffered += difference
+        return self._buffered <= self.limits.buffered_bytes and user.buffered <= self.limits.buffered_bytes // 4
 
     def closed(self, connection: "Connection") -> None:
         """A connection says that it is over: closed, and no call of it under way."""
         self._connections.discard(connection)
         connection.peer.close()
-        self._per_uid[connection.peer.uid] -= 1
-        if not self._per_uid[connection.peer.uid]:
-            del self._per_uid[connection.peer.uid]
+        connection.user.connections -= 1
+        if not connection.user.connections:
+            connection.user.share.close()
+            del self._users[connection.user.uid]
         if self._stopping:
             self._end_if_done()
         else:
@@ -110,49 +124,70 @@ class Server:
             return
         self._accepting = True
         for listener in self._listeners:
-            self._loop.watch(listener.socket.fileno(), READ, partial(self._accept, listener))
+            self._door.watch(listener.socket.fileno(), READ, partial(self._accept, listener))
 
     def _pause_accepting(self) -> None:
         if self._accepting:
             self._accepting = False
             for listener in self._listeners:
-                self._loop.unwatch(listener.socket.fileno())
+                self._door.unwatch(listener.socket.fileno())
 
     def _accept(self, listener: Listener, _events: int) -> None:
-        for _ in range(ACCEPTED_A_TURN):
-            if not self._accepting:
-                return
-            try:
-                client, _ = listener.socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                # Out of file descriptors or memory. The clients wait in the backlog.
-                journal.log(journal.WARNING, f"Cannot accept a connection, trying again soon: {error}")
-                self._pause_accepting()
-                self._loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
-                return
-            self._welcome(listener, client)
+        try:
+            client, _ = listener.socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # The clients wait in the backlog.
+            self._run_out(error)
+            return
+        try:
+            self._welcome(client, peer_of(client, self._loop, listener.name))
+            self._accepted = True
+        except OSError as error:
+            client.close()
+            self._run_out(error)
 
-    def _welcome(self, listener: Listener, client: socket.socket) -> None:
-        client.setblocking(False)
-        peer = peer_of(client, self._loop, listener.name)
-        # The last quarter is root's alone, so that no number of users keeps the administrator out.
-        if peer.uid != 0 and (
-            self._per_uid[peer.uid] >= self.limits.connections_per_user
-            or len(self._connections) - self._per_uid[0] >= max(1, self.limits.connections * 3 // 4)
-        ):
+    def _run_out(self, error: OSError) -> None:
+        """Of file descriptors or memory. Try again soon, and say so once."""
+        if self._accepted:
+            journal.log(journal.WARNING, f"Cannot accept connections, trying again until it works: {error}")
+        self._accepted = False
+        self._pause_accepting()
+        self._loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
+
+    def _welcome(self, client: socket.socket, peer: Peer) -> None:
+        """Raises OSError when there is no file descriptor for it."""
+        if not self._has_room_for(peer.uid):
             journal.refusal(peer.uid, "Too many connections, refused one", MACHINE1_PEER_UID=peer.uid)
             client.close()
             peer.close()
             return
+        try:
+            user = self._users.get(peer.uid) or User(self._loop, peer.uid)
+        except OSError:
+            peer.close()
+            raise
+        client.setblocking(False)
+        self._users[peer.uid] = user
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        self._per_uid[peer.uid] += 1
-        self._connections.add(Connection(self._loop, self, self._dispatcher, client, peer))
+        user.connections += 1
+        self._connections.add(Connection(user, self, self._dispatcher, client, peer))
         if len(self._connections) >= self.limits.connections:
             self._pause_accepting()
+
+    def _has_room_for(self, uid: int) -> bool:
+        """The last quarter is root's alone, so that no number of users keeps the administrator out."""
+        if uid == 0:
+            return True
+        of_users, for_users = len(self._connections) - self._connections_of(0), self.limits.connections * 3 // 4
+        return self._connections_of(uid) < self.limits.connections_per_user and of_users < max(1, for_users)
+
+    def _connections_of(self, uid: int) -> int:
+        user = self._users.get(uid)
+        return user.connections if user is not None else 0
 
     def _expect_idleness(self) -> None:
         if not self._connections and self._idle_timeout and self._idle_timer is None:
@@ -166,13 +201,15 @@ class Server:
 class Connection:
     """One client, from accept to close."""
 
-    def __init__(self, loop: Loop, server: Server, dispatcher: Dispatcher, client: socket.socket, peer: Peer) -> None:
+    def __init__(self, user: User, server: Server, dispatcher: Dispatcher, client: socket.socket, peer: Peer) -> None:
         self.peer = peer
-        self._loop = loop
+        self.user = user
+        self._share = user.share
         self._server = server
         self._dispatcher = dispatcher
         self._socket = client
-        self._reader = Reader(max(MESSAGE_MAX if peer.uid == 0 else 0, server.limits.message_bytes))
+        self._bounds = bounds_of(peer.uid, server.limits)
+        self._reader = Reader(self._bounds.message_bytes)
         self._buffered = 0
         self._call: Call | None = None
         self._reply: Reply | None = None
@@ -181,19 +218,17 @@ class Connection:
         self._gone = False  # the client will read no more, and the socket is not watched any more
         self._finishing = False  # the service ends after this call
         self._closed = False
-        self._going_on = False
-        self._patience: Timer | None = None  # until the client has to have read its reply
+        self._turn_due = False  # to look for another call in what was read
+        self._patience: Timer | None = None  # until the client has to have sent its call, or read its reply
         self._events = READ
-        loop.watch(client.fileno(), READ, self._on_event)
+        self._share.watch(client.fileno(), READ, self._on_event)
 
     def finish(self) -> None:
         """Close as soon as the call under way, if any, is answered."""
         self._finishing = True
         self.peer.left.resolve(None)
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-            self._expect_reading()
+        if self._reply is not None:
+            self._be_patient(FINISHING_MAX, "did not read its reply", anew=True)
         self._safely(self._go_on)
 
     def _on_event(self, events: int) -> None:
@@ -205,8 +240,8 @@ class Connection:
         try:
             step()
         except ProtocolError as error:
-            journal.log(
-                journal.DEBUG,
+            journal.fault(
+                self.peer.uid,
                 f"Closing a connection of UID {self.peer.uid}, PID {self.peer.pid}: {error}",
                 MACHINE1_PEER_UID=self.peer.uid,
                 MACHINE1_PEER_PID=self.peer.pid,
@@ -232,7 +267,7 @@ class Connection:
 
     @property
     def _busy(self) -> bool:
-        return self._call is not None or self._reply is not None
+        return self._call is not None or self._reply is not None or self._turn_due
 
     def _receive(self) -> None:
         try:
@@ -251,41 +286,49 @@ class Connection:
             self._end_of_file = True
 
     def _account(self) -> None:
-        """Tell how much waits here. Raises ProtocolError if users as a whole let too much wait."""
-        if self.peer.uid == 0:
-            return
+        """Tell how much waits here. Raises ProtocolError if the user, or users as a whole, let too much wait."""
         buffered = 0 if self._closed else self._reader.size + len(self._outgoing)
         difference, self._buffered = buffered - self._buffered, buffered
-        if not self._server.buffer(difference) and difference > 0:
-            raise ProtocolError("too much of all users waits to be read")
+        if not self._server.buffer(self.user, difference) and difference > 0:
+            raise ProtocolError("too much of users waits to be read")
 
     def _go_on(self) -> None:
         """Begin what can be begun: the next call, more reading, or the end."""
-        if self._going_on:
+        if self._closed or self._busy:
             return
-        self._going_on = True
-        try:
-            for _ in range(CALLS_A_TURN):
-                if self._closed or self._busy:
-                    return
-                message = None if self._finishing else self._reader.next_message()
-                if message is not None:
-                    self._account()
-                    self._begin(parse_call(message))
-                elif self._finishing or self._end_of_file:
-                    self._close()
-                elif self._gone:
-                    self._receive()
-                else:
-                    self._watch(READ)
-                    return
-        finally:
-            self._going_on = False
-        self._loop.call_soon(lambda: self._safely(self._go_on))
+        message = None if self._finishing else self._reader.next_message()
+        if message is not None:
+            self._stop_waiting()
+            self._account()
+            self._begin(parse_call(message, self._bounds))
+        elif self._finishing or self._end_of_file:
+            self._close()
+        elif self._gone:
+            self._receive()
+            self._go_on_later()
+        else:
+            self._watch(READ)
+            if self._reader.size:
+                self._be_patient(self._server.limits.request_seconds, "did not send all of a call")
+
+    def _go_on_later(self) -> None:
+        self._turn_due = True
+        self._share.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_due = False
+        self._safely(self._go_on)
 
     def _begin(self, call: Call) -> None:
         self._call = call
-        self._loop.start(self._answered(call), lambda reply: self._finished(call, reply))
+        self._share.start(self._answered(call), lambda reply: self._finished(call, reply))
+
+    def _after_reply(self) -> None:
+        """One call a turn, so the next one waits for the next."""
+        if self._reply is None and self._reader.size:
+            self._go_on_later()
+        else:
+            self._go_on()
 
     async def _answered(self, call: Call) -> Reply | None:
         """The dispatcher's reply; None if it raised what it promised not to raise."""
@@ -305,7 +348,7 @@ class Connection:
             elif reply is None:
                 self._close()
             else:
-                self._safely(self._go_on)
+                self._safely(self._after_reply)
         else:
             self._reply = reply
             self._safely(self._answer)
@@ -316,7 +359,7 @@ class Connection:
         self._reply.parameters = {}
         self._send()
         self._account()
-        self._go_on()
+        self._after_reply()
 
     def _send(self, pause: float = UNREAD_PAUSE) -> None:
         """Send what is left of the reply, as far as the client takes it.
@@ -331,7 +374,7 @@ class Connection:
         if reply.fds and fds.unread_by_peer(self._socket):
             self._watch(0)
             self._expect_reading()
-            self._loop.call_later(pause, lambda: self._retry(reply, min(pause * 2, UNREAD_PAUSE_MAX)))
+            self._share.call_later(pause, lambda: self._retry(reply, min(pause * 2, UNREAD_PAUSE_MAX)))
             return
         try:
             while self._outgoing:
@@ -349,21 +392,38 @@ class Connection:
 
     def _expect_reading(self) -> None:
         """A client may let a reply lie for so long, for less when the service ends."""
+        seconds = FINISHING_MAX if self._finishing else self._server.limits.reply_seconds
+        self._be_patient(seconds, "did not read its reply")
+
+    def _be_patient(self, seconds: float, otherwise: str, *, anew: bool = False) -> None:
+        """Close the connection after so many seconds, unless the wait ends before; from now on only if `anew`."""
+        if anew:
+            self._stop_waiting()
         if self._patience is None:
-            seconds = FINISHING_MAX if self._finishing else UNREAD_MAX
-            self._patience = self._loop.call_later(seconds, self._close)
+            self._patience = self._share.call_later(seconds, lambda: self._give_up(otherwise))
+
+    def _give_up(self, why: str) -> None:
+        def give_up() -> None:
+            raise ProtocolError(f"the client {why} in time")
+
+        self._safely(give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _retry(self, reply: Reply, pause: float) -> None:
         if self._reply is reply:
             self._safely(lambda: self._send(pause))
             self._safely(self._account)
-            self._safely(self._go_on)
+            self._safely(self._after_reply)
 
     def _watch(self, events: int) -> None:
         """Wait for these events; hang-up always is among them."""
         if events != self._events and not self._gone:
             self._events = events
-            self._loop.change(self._socket.fileno(), events)
+            self._share.change(self._socket.fileno(), events)
 
     def _leave(self) -> None:
         """Nobody is there to read replies. What the client sent before it left is still done."""
@@ -371,7 +431,7 @@ class Connection:
             return
         self._gone = True
         self.peer.left.resolve(None)
-        self._loop.unwatch(self._socket.fileno())
+        self._share.unwatch(self._socket.fileno())
         self._drop_reply()
 
     def _drop_reply(self) -> None:
@@ -379,9 +439,7 @@ class Connection:
             self._reply.close()
             self._reply = None
             self._outgoing = memoryview(b"")
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        self._stop_waiting()
 
     def _close(self) -> None:
         if self._closed:
@@ -394,6 +452,15 @@ class Connection:
             self._server.closed(self)
 
 
+def bounds_of(uid: int, limits: Limits) -> Bounds:
+    """Root's calls may be larger than users', and are never held to less."""
+    if uid == 0:
+        return Bounds(
+            max(ROOT.message_bytes, limits.message_bytes), max(ROOT.depth, limits.depth), max(ROOT.items, limits.items)
+        )
+    return Bounds(limits.message_bytes, limits.depth, limits.items)
+
+
 def peer_of(client: socket.socket, loop: Loop, name: str = "") -> Peer:
     """The process that connected (SO_PEERCRED and SO_PEERPIDFD, unix(7)) to the socket of this name."""
     size = struct.calcsize("iII")
@@ -402,13 +469,20 @@ def peer_of(client: socket.socket, loop: Loop, name: str = "") -> Peer:
 
 
 def _pidfd_of(client: socket.socket, pid: int) -> FileDescriptor | None:
-    """The client's pidfd; None if it has ended. Before Linux 6.5 the kernel has none ready: its PID's, then."""
+    """The client's pidfd; None if it has ended. Before Linux 6.5 the kernel has none ready: its PID's, then.
+
+    Raises OSError when there is no room for it: its client must not become one that cannot be authorized.
+    """
     try:
         return FileDescriptor(client.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD))
     except OSError as error:
+        if error.errno in _OUT_OF:
+            raise
         if error.errno != errno.ENOPROTOOPT:
             return None
     try:
         return FileDescriptor(os.pidfd_open(pid))
-    except OSError:
+    except OSError as error:
+        if error.errno in _OUT_OF:
+            raise
         return None

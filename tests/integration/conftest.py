@@ -92,8 +92,8 @@ class Bridge:
         for client in self._clients:
             client.close()
         if self.process.poll() is None:
-            # More than at the start, it may have its four connections to the bus.
-            assert eventually(lambda: len(open_fds(self.process.pid)) <= self.fds_at_start + 4), open_fds(
+            # More than at the start, it may have its five connections to the bus.
+            assert eventually(lambda: len(open_fds(self.process.pid)) <= self.fds_at_start + 5), open_fds(
                 self.process.pid
             )
             self.process.send_signal(signal.SIGTERM)

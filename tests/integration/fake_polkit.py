@@ -78,7 +78,7 @@ class FakePolkit(FakeService):
         with self._changed:
             assert self._changed.wait_for(
                 lambda: len(self.questions) >= questions and len(self.cancelled) >= cancelled, timeout=10
-            ), (self.questions, self.cancelled)
+            ), (len(self.questions), self.cancelled)
 
     def _answer(self, message: Message) -> None:
         with self._changed:

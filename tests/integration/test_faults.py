@@ -146,7 +146,9 @@ def test_file_descriptors_in_a_reply_that_should_have_none(
 ) -> None:
     works(client, machined)
     machined.returns("TerminateMachine")
+    machined.returns("RemoveImage")
     client.call("TerminateMachine", {"name": "m"})
+    client.call("RemoveImage", {"name": "i"})
     before = len(open_fds(bridge.process.pid))
     ours, theirs = os.pipe()
     machined.returns("ListMachines", "h", theirs)

@@ -22,6 +22,7 @@ from .fake_polkit import FAILED, RESULT, FakePolkit, Question
 
 NOBODY, SOMEBODY = 65534, 4711
 QUESTIONS_MAX = 8
+PLACES = 72  # of users' questions at one time
 INTERACTIVE = {"allowInteractiveAuthentication": True}
 DENIED: tuple[str, dict[str, str]] = ("org.varlink.service.PermissionDenied", {})
 PASSWORD: tuple[str, dict[str, str]] = ("io.systemd.InteractiveAuthenticationRequired", {})
@@ -506,8 +507,9 @@ def test_one_who_leaves_before_the_bus_has_greeted_spoils_it_for_nobody(
     assert terminated(machined) == ["other"]
     # Whether it was asked or not: nobody's question goes on.
     assert eventually(lambda: not polkit.waiting)
-    # The other client with its pidfd, and three connections to the bus: for changes and for both kinds of questions.
-    assert bridge.fds_without_clients(1) <= bridge.fds_at_start + 2 + 3
+    # The other client with its pidfd and its user, and three connections to the bus: for changes and for both kinds of
+    # questions.
+    assert bridge.fds_without_clients(1) <= bridge.fds_at_start + 3 + 3
 
 
 def test_a_user_has_so_many_questions_at_a_time(
@@ -519,10 +521,11 @@ def test_a_user_has_so_many_questions_at_a_time(
         terminate(client, f"m{number}", **INTERACTIVE)
     polkit.wait_for(QUESTIONS_MAX)
     more, other, root = connect(), connect(SOMEBODY), bridge.client()
-    for parameters in ({}, INTERACTIVE):
-        name, reason = more.error("TerminateMachine", {"name": "more", **parameters})
-        assert (name, set(reason)) == (BUSY, {"reason"})
+    name, reason = more.error("TerminateMachine", {"name": "more", **INTERACTIVE})
+    assert (name, set(reason)) == (BUSY, {"reason"})
     assert len(polkit.questions) == QUESTIONS_MAX
+    # A call that asks nobody goes on.
+    assert more.call("TerminateMachine", {"name": "more"}) == {}
     # Reads go on, and others' calls.
     assert more.call("ListMachines")["machines"]
     assert other.call("TerminateMachine", {"name": "other"}) == {}
@@ -531,14 +534,14 @@ def test_a_user_has_so_many_questions_at_a_time(
     polkit.answer(False)
     assert eventually(lambda: more.call("Check", {"method": "RemoveImage", "parameters": {"name": "i"}})["allowed"])
     terminate(more, "again", **INTERACTIVE)
-    polkit.wait_for(QUESTIONS_MAX + 3)
+    polkit.wait_for(QUESTIONS_MAX + 4)
     last = connect()
-    assert last.error("TerminateMachine", {"name": "last"})[0] == BUSY
+    assert last.error("TerminateMachine", {"name": "last", **INTERACTIVE})[0] == BUSY
     clients[5].close()
     polkit.wait_for(cancelled=1)
     assert eventually(lambda: last.call("Check", {"method": "RemoveImage", "parameters": {"name": "i"}})["allowed"])
     assert last.call("TerminateMachine", {"name": "last"}) == {}
-    assert terminated(machined) == ["other", "root", "last"]
+    assert terminated(machined) == ["more", "other", "root", "last"]
 
 
 def test_many_users_hold_up_nobody_else(
@@ -560,11 +563,11 @@ def test_a_question_that_had_to_queue_is_cancelled_too(
 ) -> None:
     """Of a client that left before its question went out."""
     polkit.hangs(1)
-    for number in range(96):
+    for number in range(PLACES):
         terminate(connect(100000 + number // QUESTIONS_MAX), **INTERACTIVE)
     leaving = connect()
     terminate(leaving, "gone", **INTERACTIVE)
-    polkit.wait_for(96)
+    polkit.wait_for(PLACES)
     time.sleep(0.3)
     leaving.close()
     time.sleep(0.3)

@@ -13,7 +13,7 @@ import pytest
 
 from bridge import journal
 from bridge.bus import DEADLINE
-from bridge.machined import Machined
+from bridge.machined import READS, Machined
 
 T = TypeVar("T")
 
@@ -79,6 +79,9 @@ class FakeMachined(Machined):
         self.asked: list[Asked] = []
         self._body = body
         self._error = error
+
+    async def read(self, member: str) -> tuple[Any, ...]:
+        return await self.call(member, reply=READS[member])
 
     async def call(
         self, member: str, signature: str = "", *arguments: object, reply: str = "", deadline: float | None = DEADLINE

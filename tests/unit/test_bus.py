@@ -30,7 +30,7 @@ from bridge import bus as module
 from bridge.bus import Bus, DBusError
 from bridge.errors import Timeout, TooManyOperations, Unavailable
 from bridge.loop import Future, Loop
-from bridge.machined import Machined, to_varlink_error
+from bridge.machined import READS, SLOW, Machined, to_varlink_error
 
 from .conftest import open_fds
 
@@ -227,7 +227,7 @@ class Bench:
         self.bus.close()
         self.turn(0)
         # Whoever waited was told, and nobody has a turn any more.
-        assert self.bus._calls == 0
+        assert self.bus.turns.taken == self.bus.turns.waiting == 0
         assert self.bus._connection is None
         for link in self.links:
             link.close()
@@ -573,8 +573,8 @@ def test_a_late_reply_is_dropped_with_its_descriptors(connected: Bench) -> None:
     assert open_fds() == before
 
 
-def test_the_deadline_covers_the_wait_for_a_turn(connected: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALLS_MAX", 1)
+def test_the_deadline_covers_the_wait_for_a_turn(connected: Bench) -> None:
+    connected.bus.turns.places = 1
     first = connected.call(deadline=None)
     second = connected.call(deadline=0.05)
     assert second.timed_out()
@@ -586,8 +586,8 @@ def test_the_deadline_covers_the_wait_for_a_turn(connected: Bench, monkeypatch: 
     assert len(connected.link.calls) == 1
 
 
-def test_the_deadline_goes_on_after_the_wait_for_a_turn(connected: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALLS_MAX", 1)
+def test_the_deadline_goes_on_after_the_wait_for_a_turn(connected: Bench) -> None:
+    connected.bus.turns.places = 1
     first = connected.call(deadline=None)
     second = connected.call(deadline=0.3)
     connected.turn(0.2)
@@ -623,8 +623,8 @@ def test_a_deadline_that_passes_between_two_waits_is_not_forgotten(bench: Bench)
 # --- turns ----------------------------------------------------------------------------------------------------------
 
 
-def test_so_many_calls_are_under_way_and_no_more(connected: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALLS_MAX", 3)
+def test_so_many_calls_are_under_way_and_no_more(connected: Bench) -> None:
+    connected.bus.turns.places = 3
     outcomes = [connected.call(f"M{number}") for number in range(8)]
     for number in range(8):
         connected.turn(0.01)
@@ -633,7 +633,7 @@ def test_so_many_calls_are_under_way_and_no_more(connected: Bench, monkeypatch: 
         assert outcomes[number].value() == ()
     # First come, first served.
     assert [call.header.fields[HeaderFields.member] for call in connected.link.calls] == [f"M{n}" for n in range(8)]
-    assert connected.bus._calls == 0
+    assert connected.bus.turns.taken == 0
 
 
 def test_the_bus_lets_more_calls_through_than_there_are_turns() -> None:
@@ -641,8 +641,8 @@ def test_the_bus_lets_more_calls_through_than_there_are_turns() -> None:
     assert module.CALLS_MAX + module.ABANDONED_MAX <= 128
 
 
-def test_a_turn_of_who_waits_no_more_goes_to_the_next(connected: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALLS_MAX", 1)
+def test_a_turn_of_who_waits_no_more_goes_to_the_next(connected: Bench) -> None:
+    connected.bus.turns.places = 1
     first = connected.call("First", deadline=None)
     impatient = [connected.call("Impatient", deadline=0.05) for _ in range(3)]
     last = connected.call("Last", deadline=None)
@@ -652,23 +652,23 @@ def test_a_turn_of_who_waits_no_more_goes_to_the_next(connected: Bench, monkeypa
     assert connected.calls(2)[1].header.fields[HeaderFields.member] == "Last"
     connected.link.answer(connected.link.calls[1])
     assert last.value() == ()
-    assert connected.bus._calls == 0
+    assert connected.bus.turns.taken == 0
     assert connected.works()
 
 
-def test_a_turn_comes_back_when_all_who_wait_for_it_are_gone(connected: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALLS_MAX", 1)
+def test_a_turn_comes_back_when_all_who_wait_for_it_are_gone(connected: Bench) -> None:
+    connected.bus.turns.places = 1
     first = connected.call(deadline=None)
     assert connected.call(deadline=0.05).timed_out()
     connected.link.answer(connected.calls(1)[0])
     assert first.value() == ()
-    assert connected.bus._calls == 0
+    assert connected.bus.turns.taken == 0
     assert connected.works()
 
 
 @pytest.mark.parametrize("end", ["error", "shape", "deadline", "lost"])
-def test_a_call_that_fails_gives_its_turn_back(connected: Bench, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
-    monkeypatch.setattr(module, "CALLS_MAX", 1)
+def test_a_call_that_fails_gives_its_turn_back(connected: Bench, end: str) -> None:
+    connected.bus.turns.places = 1
     for _ in range(3):
         connected.links[-1].calls.clear()
         outcome = connected.call(deadline=0.05 if end == "deadline" else 5)
@@ -683,17 +683,17 @@ def test_a_call_that_fails_gives_its_turn_back(connected: Bench, monkeypatch: py
             link.socket.shutdown(socket.SHUT_RDWR)
         outcome.error()
         connected.turn(0.01)
-    assert connected.bus._calls == 0
+    assert connected.bus.turns.taken == 0
 
 
 def test_without_a_bus_a_call_gives_its_turn_back(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CALLS_MAX", 1)
+    bench.bus.turns.places = 1
     monkeypatch.setattr(module, "get_bus", lambda _: str(tmp_path / "none"))
     for _ in range(3):
         assert bench.call().unavailable()
-    assert bench.bus._calls == 0
+    assert bench.bus.turns.taken == 0
 
 
 # --- calls that nobody waits for any more ---------------------------------------------------------------------------
@@ -740,7 +740,7 @@ def test_a_call_that_timed_out_before_its_turn_was_not_abandoned(
 ) -> None:
     """The bus does not know of it."""
     monkeypatch.setattr(module, "ABANDONED_MAX", 2)
-    monkeypatch.setattr(module, "CALLS_MAX", 1)
+    connected.bus.turns.places = 1
     first = connected.call(deadline=None)
     for _ in range(5):
         assert connected.call(deadline=0.01).timed_out()
@@ -1062,38 +1062,36 @@ def test_descriptors_that_wait_to_be_sent_are_closed(connected: Bench, end: str)
     os.close(reader)
 
 
-# --- machined's two connections -------------------------------------------------------------------------------------
+# --- machined's connections -----------------------------------------------------------------------------------------
 
 
-def test_reads_and_changes_go_over_connections_of_their_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALLS_MAX", 2)
+def test_reads_changes_and_what_is_slow_go_over_connections_of_their_own(bench: Bench) -> None:
     machined = Machined(bench.loop)
-    reads = [Outcome(bench, machined.call("ListMachines", reply="as")) for _ in range(3)]
-    reads += [Outcome(bench, machined.call("ListImages", reply="as")) for _ in range(3)]
+    reads = [Outcome(bench, machined.read(member)) for member in ("ListMachines", "ListImages")]
     bench.calls(2, 0)
-    # However many wait for their turn, a change does not.
+    slow = [Outcome(bench, machined.call(member, "s", "m", deadline=None)) for member in SLOW]
+    bench.calls(len(SLOW), 1)
     change = Outcome(bench, machined.call("TerminateMachine", "s", "m"))
-    (call,) = bench.calls(1, 1)
+    (call,) = bench.calls(1, 2)
     assert call.header.fields[HeaderFields.member] == "TerminateMachine"
     assert call.header.fields[HeaderFields.destination] == "org.freedesktop.machine1"
     assert call.header.fields[HeaderFields.path] == "/org/freedesktop/machine1"
     assert call.header.fields[HeaderFields.interface] == "org.freedesktop.machine1.Manager"
     assert call.body == ("m",)
-    bench.links[1].answer(call)
+    bench.links[2].answer(call)
     assert change.value() == ()
-    for number, read in enumerate(reads):
-        bench.turn(0.01)
-        bench.links[0].answer(bench.links[0].calls[number], "as", [str(number)])
-        assert read.value() == ([str(number)],)
-    assert {call.header.fields[HeaderFields.member] for call in bench.links[0].calls} == {"ListMachines", "ListImages"}
-    assert len(bench.links) == 2
+    for signature, call, read in zip(READS.values(), bench.links[0].calls, reads, strict=True):
+        bench.links[0].answer(call, signature, [])
+        assert read.value() == ([],)
+    assert not any(outcome.done for outcome in slow)
+    assert len(bench.links) == 3
     machined.close()
     bench.until(lambda: all(link.lost for link in bench.links))
 
 
-def test_when_one_connection_is_lost_the_other_goes_on(bench: Bench) -> None:
+def test_when_one_connection_is_lost_the_others_go_on(bench: Bench) -> None:
     machined = Machined(bench.loop)
-    read, change = Outcome(bench, machined.call("ListMachines")), None
+    read = Outcome(bench, machined.read("ListMachines"))
     bench.calls(1, 0)
     change = Outcome(bench, machined.call("RemoveImage", "s", "i", deadline=None))
     bench.calls(1, 1)
@@ -1106,10 +1104,30 @@ def test_when_one_connection_is_lost_the_other_goes_on(bench: Bench) -> None:
     machined.close()
 
 
+@pytest.mark.parametrize(("member", "most"), [("TerminateMachine", 2), ("CopyToMachine", 8)])
+def test_a_user_has_so_many_calls_at_machined_and_leaves_room_for_others(
+    bench: Bench, member: str, most: int
+) -> None:
+    machined = Machined(bench.loop)
+    flood = [
+        Outcome(bench, machined.on_behalf_of(1000).call(member, "s", "flood", deadline=None)) for _ in range(20)
+    ]
+    bench.calls(most)
+    quiet = Outcome(bench, machined.on_behalf_of(1001).call(member, "s", "quiet"))
+    assert [call.body for call in bench.calls(most + 1)] == [("flood",)] * most + [("quiet",)]
+    for answered in range(20):
+        (call, *_) = [call for call in bench.calls(min(most + 1 + answered, 21)) if call.body == ("flood",)][answered:]
+        bench.link.answer(call)
+        assert flood[answered].value() == ()
+    bench.link.answer(next(call for call in bench.link.calls if call.body == ("quiet",)))
+    assert quiet.value() == ()
+    machined.close()
+
+
 @pytest.mark.parametrize("deadline", [None, 0.05])
 def test_the_deadline_of_a_call_to_machined_is_the_callers(bench: Bench, deadline: float | None) -> None:
     machined = Machined(bench.loop)
-    outcome = Outcome(bench, machined.call("CopyToMachine", deadline=deadline))
+    outcome = Outcome(bench, machined.call("CopyToMachine", "", deadline=deadline))
     bench.calls(1)
     bench.turn(0.15)
     assert outcome.done == (deadline is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import pytest
 from bridge import policy as module
 from bridge.contract import Contract
 from bridge.errors import InvalidParameter, NoSuchImage, NoSuchMachine, PermissionDenied, Refusal, VarlinkError
+from bridge.limits import RANGES, Limits
 from bridge.methods import METHODS
-from bridge.policy import ALWAYS, DIRECTORIES, PARAMETERS, Globs, Limits, Policy, PolicyError, load, normalize, parse
+from bridge.policy import ALWAYS, DIRECTORIES, PARAMETERS, Globs, Policy, PolicyError, load, normalize, parse
 
 CONTRACT = Contract()
 SHIPPED = Path(__file__).resolve().parents[2] / "contrib" / "policy"
@@ -503,10 +504,30 @@ def test_an_empty_file_allows_nothing() -> None:
 
 
 def test_all_limits_and_their_defaults() -> None:
-    assert policy("").limits == Limits(4096, 128, 64 * 1024)
-    text = "[limits]\nconnections = 10\nconnections-per-user = 5\nmessage-bytes = 5000"
-    assert policy(text).limits == Limits(10, 5, 5000)
-    assert policy("limits.connections = 10").limits == Limits(10, 10, 64 * 1024)
+    """A default is changed here on purpose, and in default.toml, the man page and CHANGELOG.md."""
+    assert asdict(policy("").limits) == {
+        "connections": 4096,
+        "connections_per_user": 128,
+        "message_bytes": 64 * 1024,
+        "depth": 32,
+        "items": 2048,
+        "buffered_bytes": 64 * 1024 * 1024,
+        "calls_per_user": 8,
+        "waiting_calls": 1024,
+        "request_seconds": 30,
+        "reply_seconds": 60,
+    }
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_each_limit_is_a_key_with_a_range(name: str) -> None:
+    key, (smallest, largest) = name.replace("_", "-"), RANGES[name]
+    assert smallest <= getattr(Limits(), name) <= largest
+    for value in (smallest, largest):
+        assert policy(f"limits.{key} = {value}").limits == replace(Limits(), **{name: value})
+    for value in (smallest - 1, largest + 1):
+        with pytest.raises(PolicyError, match=f"limits.{key} must be a number from {smallest} to {largest}"):
+            policy(f"limits.{key} = {value}")
 
 
 def test_polkit_is_required_unless_it_is_off() -> None:

@@ -18,12 +18,14 @@ from bridge import errors, journal
 from bridge.bus import DEADLINE, Bus, DBusError, GivenUp
 from bridge.loop import Future, Loop
 from bridge.messages import Peer
-from bridge.polkit import QUESTIONS_PER_UID_MAX, Polkit
+from bridge.polkit import Polkit
+from bridge.turns import Turns
 
 from .conftest import Line
 
 ACTION = "io.machine1.manage-machines"
 DETAILS = {"verb": "terminate", "machine": "m"}
+QUESTIONS_MAX = 8
 Result = tuple[bool, bool, dict[str, str]]
 YES: Result = (True, False, {})
 NO: Result = (False, False, {})
@@ -40,6 +42,8 @@ class FakeBus(Bus):
         self.pending: list[Future[Any]] = []
         self.answers = list(answers)
         self._own = loop
+        self.users: list[int] = []
+        self.turns = Turns(loop, 96, QUESTIONS_MAX, 1024)
 
     async def call(
         self,
@@ -47,8 +51,10 @@ class FakeBus(Bus):
         reply: str,
         deadline: float | None = DEADLINE,
         given_up: Future[None] | None = None,
+        user: int = 0,
     ) -> tuple[Any, ...]:
         self.calls.append((message, reply, deadline))
+        self.users.append(user)
         future = Future[Any](self._own)
         self.pending.append(future)
         if given_up is not None:
@@ -293,15 +299,17 @@ def test_the_second_way_of_asking_is_cancelled_as_well(loop: Loop, peer: MakePee
 # --- how many --------------------------------------------------------------------------------------------------------
 
 
-def test_one_user_has_so_many_questions_at_a_time(loop: Loop, peer: MakePeer, lines: list[Line]) -> None:
+def test_one_user_has_so_many_questions_for_a_password_at_a_time(
+    loop: Loop, peer: MakePeer, lines: list[Line]
+) -> None:
     bus, client, other = FakeBus(loop), peer(1000), peer(1001)
     polkit = Polkit(bus, bus)
-    waiting = [Outcome(loop, polkit, client, number % 2 == 0) for number in range(QUESTIONS_PER_UID_MAX)]
+    waiting = [Outcome(loop, polkit, client, True) for _ in range(QUESTIONS_MAX)]
     # Of the user, not of the process.
     for another in (client, peer(1000)):
-        assert isinstance(Outcome(loop, polkit, another).error, errors.Busy)
-    assert len(bus.calls) == QUESTIONS_PER_UID_MAX
-    assert not Outcome(loop, polkit, other).done
+        assert isinstance(Outcome(loop, polkit, another, True).error, errors.Busy)
+    assert len(bus.calls) == QUESTIONS_MAX
+    assert not Outcome(loop, polkit, other, True).done
     for index, answer in enumerate((YES, NO, errors.Timeout(), DBusError("x.Y", ""))):
         if isinstance(answer, Exception):
             bus.pending[index].fail(answer)
@@ -309,25 +317,43 @@ def test_one_user_has_so_many_questions_at_a_time(loop: Loop, peer: MakePeer, li
             bus.pending[index].resolve(answer)
         turn(loop)
         assert waiting[index].done
-        assert not Outcome(loop, polkit, client).done, "each end makes room for one"
-        assert isinstance(Outcome(loop, polkit, client).error, errors.Busy)
+        assert not Outcome(loop, polkit, client, True).done, "each end makes room for one"
+        assert isinstance(Outcome(loop, polkit, client, True).error, errors.Busy)
     for future in bus.pending:
         future.resolve(YES)
     turn(loop)
-    assert not polkit._questions, "nothing is remembered of users without a question"
+    assert not polkit._interactive, "nothing is remembered of users without a question"
+
+
+def test_questions_that_ask_nobody_wait_for_their_users_turn(loop: Loop, peer: MakePeer) -> None:
+    """The bus gives turns; it has to know whose question it is."""
+    quick, patient, client = FakeBus(loop), FakeBus(loop), peer(1000)
+    polkit = Polkit(quick, patient)
+    outcomes = [Outcome(loop, polkit, client) for _ in range(2 * QUESTIONS_MAX)]
+    assert quick.users == [1000] * (2 * QUESTIONS_MAX)
+    assert patient.users == []
+    for future in quick.pending:
+        future.resolve(YES)
+    turn(loop)
+    assert all(outcome.done and outcome.error is None for outcome in outcomes)
+
+
+def test_too_many_that_wait_are_no_refusal_of_polkit(loop: Loop, peer: MakePeer) -> None:
+    bus = FakeBus(loop, errors.TooManyOperations())
+    assert isinstance(Outcome(loop, Polkit(bus, bus), peer()).error, errors.TooManyOperations)
 
 
 def test_a_question_is_counted_once_also_for_an_old_polkit(loop: Loop, peer: MakePeer) -> None:
     bus, client = FakeBus(loop), peer()
     polkit = Polkit(bus, bus)
-    outcomes = [Outcome(loop, polkit, client) for _ in range(QUESTIONS_PER_UID_MAX)]
+    outcomes = [Outcome(loop, polkit, client, True) for _ in range(QUESTIONS_MAX)]
     for future in bus.pending[:]:
         future.fail(OLD)
     turn(loop)
-    assert len(bus.calls) == 2 * QUESTIONS_PER_UID_MAX
-    assert isinstance(Outcome(loop, polkit, client).error, errors.Busy)
+    assert len(bus.calls) == 2 * QUESTIONS_MAX
+    assert isinstance(Outcome(loop, polkit, client, True).error, errors.Busy)
     for future in bus.pending:
         future.resolve(YES)
     turn(loop)
     assert all(outcome.done and outcome.error is None for outcome in outcomes)
-    assert not polkit._questions
+    assert not polkit._interactive
