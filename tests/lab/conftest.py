@@ -88,6 +88,7 @@ def warm_up() -> None:
         client.call("ListMachines")
         for interactive in (False, True):
             client.error("TerminateMachine", {"name": "nope", "allowInteractiveAuthentication": interactive})
+        client.error("RemoveImage", {"name": "nope"})
 
 
 @pytest.fixture(autouse=True)
