@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -517,6 +519,17 @@ def test_all_limits_and_their_defaults() -> None:
         "request_seconds": 30,
         "reply_seconds": 60,
     }
+
+
+def test_the_defaults_are_those_that_are_written_where_users_look() -> None:
+    """The policy that comes with the program sets each of them, the man page has a table."""
+    text = (SHIPPED / "default.toml").read_text()
+    table = tomllib.loads(text)["limits"]
+    defaults = {name.replace("_", "-"): value for name, value in asdict(Limits()).items()}
+    assert table == defaults
+    manual = (SHIPPED.parent / "man" / "machine1-bridge.8").read_text().replace("\\-", "-")
+    rows = re.findall(r"^([a-z-]+)\t(\d+)\t", manual, re.MULTILINE)
+    assert {key: int(value) for key, value in rows} == defaults
 
 
 @pytest.mark.parametrize("name", RANGES)
