@@ -38,6 +38,12 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _TYPED = ("io.machine1.", "org.varlink.service.")
 _FLAGS = ("more", "oneway", "upgrade")
 
+# What no text may hold: NUL, which ends strings everywhere behind this service; halves of surrogate pairs, which are no
+# characters; and Unicode's noncharacters, which sd-bus, and so machined, cannot read. Those beyond 16 bits are looked
+# at only where there may be one: a set that holds them all takes three times as long.
+_BEYOND = "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(1, 17))
+_NEVER = re.compile(f"[\0\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]|[\U0001fffe-\U0010ffff](?<=[{_BEYOND}])")
+
 
 class ProtocolError(Exception):
     """The client does not speak Varlink, or not well enough."""
@@ -79,15 +85,19 @@ def parse_call(message: bytes, bounds: Bounds = ROOT) -> Call:
     if brackets > bounds.depth or brackets + message.count(b",") > bounds.items:
         _check_shape(message, bounds)
     try:
-        envelope = _decoder.decode(message.decode("utf-8"))
+        text = message.decode("utf-8")
+        envelope = _decoder.decode(text)
     except ValueError as error:
         raise ProtocolError(f"not JSON: {error}") from error
+    if not text.isascii():
+        _check_text(text)
     if b"\\u" in message:
         _check_text(envelope)
     if not isinstance(envelope, dict):
         raise ProtocolError("not an object")
-    for key in envelope:
-        if key not in ("method", "parameters", *_FLAGS) and "." not in key:
+    for key, value in envelope.items():
+        # Objects of vendors, under a key with a dot, are for those who know them.
+        if key not in ("method", "parameters", *_FLAGS) and not ("." in key and isinstance(value, dict)):
             raise ProtocolError(f"unknown key in a call: {key[:50]!r}")
     method = envelope.get("method")
     if not isinstance(method, str):
@@ -97,7 +107,7 @@ def parse_call(message: bytes, bounds: Bounds = ROOT) -> Call:
         parameters = {}
     if not isinstance(parameters, dict):
         raise ProtocolError("parameters are not an object")
-    flags = {name: envelope[name] for name in _FLAGS if envelope.get(name) is not None}
+    flags = {name: envelope[name] for name in _FLAGS if name in envelope}
     if not all(isinstance(value, bool) for value in flags.values()):
         raise ProtocolError("a flag that is no boolean")
     if sum(flags.values()) > 1:
@@ -133,13 +143,12 @@ def _no_such_number(text: str) -> float:
     raise ProtocolError(f"{text} is no number of JSON")
 
 
-def _integer(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
-        raise ProtocolError("integer of more than 64 bits")
-    return int(text)
+def _number(text: str) -> int | float:
+    """An integer, or what does not fit 64 bits as a float: a number of JSON, but no `int` of Varlink."""
+    return int(text) if len(text) <= 20 and -(2**63) <= int(text) < 2**64 else float(text)
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_such_number, parse_int=_integer)
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_such_number, parse_int=_number)
 
 
 def _check_shape(message: bytes, bounds: Bounds) -> None:
@@ -161,10 +170,9 @@ def _check_shape(message: bytes, bounds: Bounds) -> None:
 
 
 def _check_text(value: object) -> None:
-    """Half of a surrogate pair is no character, and NUL ends strings everywhere behind this service."""
     if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            raise ProtocolError("a string with NUL or half a surrogate pair")
+        if _NEVER.search(value):
+            raise ProtocolError("a string with NUL, half a surrogate pair or a noncharacter")
     elif isinstance(value, dict):
         for key, member in value.items():
             _check_text(key)
