@@ -23,30 +23,74 @@ PATH = Path(__file__).with_name("contract.json")
 _types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
 
 
-def _items(
-    validator: Draft202012Validator, items: Mapping[str, Any], instance: object, schema: Mapping[str, Any]
-) -> Iterator[ValidationError]:
-    """The keyword `items`, at once for lists of texts that fit: by an item at a time, a list of arguments that fills a
-    message would take the one thread for a tenth of a second. What does not fit is jsonschema's to explain.
+class _Schema(dict[str, Any]):
+    """A schema that knows a quick way to tell that a value fits, for texts, integers and booleans.
+
+    jsonschema's own way makes a validator for each value: three quarters of the time that a call takes to check, and
+    for a list of arguments that fills a message a tenth of a second of the one thread.
     """
-    if not isinstance(instance, list):
-        return
-    fits = _fits(items)
-    for index, item in enumerate(instance):
-        if not fits(item):
-            yield from validator.descend(item, items, path=index)
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        super().__init__((key, _prepared(value)) for key, value in schema.items())
+        self.fits = _quick_check(self)
 
 
-def _fits(schema: Mapping[str, Any]) -> Callable[[object], bool]:
-    """Whether a value surely fits; known of texts alone."""
-    if schema.get("type") != "string" or not schema.keys() <= {"type", "pattern", "maxLength", "$comment"}:
+def _prepared(value: object) -> object:
+    if isinstance(value, dict):
+        return _Schema(value)
+    return [_prepared(item) for item in value] if isinstance(value, list) else value
+
+
+_PYTHON = {"string": str, "integer": int, "boolean": bool, "null": type(None)}
+_QUICK = {"type", "pattern", "minLength", "maxLength", "minimum", "maximum", "enum", "$comment"}
+
+
+def _quick_check(schema: Mapping[str, Any]) -> Callable[[object], bool]:
+    """Whether a value surely fits. What does not, or where there is no quick way, is jsonschema's to say."""
+    names = schema.get("type", "object")
+    names = [names] if isinstance(names, str) else names
+    choices = schema.get("enum")
+    if not (schema.keys() <= _QUICK and isinstance(names, list) and set(names) <= _PYTHON.keys()):
         return lambda _: False
-    search, length = re.compile(schema.get("pattern", "")).search, schema.get("maxLength", math.inf)
-    return lambda value: type(value) is str and len(value) <= length and search(value) is not None
+    if choices is not None and not all(choice is None or isinstance(choice, str) for choice in choices):
+        return lambda _: False
+    types = frozenset(_PYTHON[name] for name in names)
+    search = re.compile(schema.get("pattern", "")).search
+    shortest, longest = schema.get("minLength", 0), schema.get("maxLength", math.inf)
+    smallest, largest = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+
+    def fits(value: object) -> bool:
+        if type(value) not in types or (choices is not None and value not in choices):
+            return False
+        if isinstance(value, str):
+            return shortest <= len(value) <= longest and search(value) is not None
+        return not isinstance(value, int) or isinstance(value, bool) or smallest <= value <= largest
+
+    return fits
+
+
+def _properties(
+    validator: Draft202012Validator, properties: Mapping[str, _Schema], instance: object, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """The keyword `properties`, by the quick way where there is one."""
+    if isinstance(instance, dict):
+        for name, member in properties.items():
+            if name in instance and not member.fits(instance[name]):
+                yield from validator.descend(instance[name], member, path=name, schema_path=name)
+
+
+def _items(
+    validator: Draft202012Validator, items: _Schema, instance: object, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """The keyword `items`, likewise."""
+    if isinstance(instance, list):
+        for index, item in enumerate(instance):
+            if not items.fits(item):
+                yield from validator.descend(item, items, path=index)
 
 
 _Validator: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, validators={"items": _items}, type_checker=_types
+    Draft202012Validator, validators={"items": _items, "properties": _properties}, type_checker=_types
 )
 
 _UNKNOWN = "is not a parameter of this method"
@@ -104,7 +148,7 @@ class Contract:
 
     def _compile(self, method: str) -> Draft202012Validator:
         """Compiled when first needed: a client that calls one method pays for one."""
-        validator = self._validators[method] = _Validator(self.methods[method]["parameters"])
+        validator = self._validators[method] = _Validator(_Schema(self.methods[method]["parameters"]))
         return validator
 
 

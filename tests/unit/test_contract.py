@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.validators import extend
 
 from bridge import contract as module
 from bridge.contract import Contract
@@ -206,3 +209,63 @@ def test_the_second_check_is_as_strict_as_the_first(contract: Contract) -> None:
         with pytest.raises(InvalidParameter):
             contract.check(KILL, {"name": "a", "signal": True})
         assert contract.check(KILL, {"name": "a"}) == {"name": "a"}
+
+
+# --- the quick way --------------------------------------------------------------------------------------------------
+
+PLAIN = extend(Draft202012Validator, type_checker=module._types)  # type: ignore[no-untyped-call]
+VALUES: list[Any] = [
+    *(None, True, False, 0, 1, 64, 65, -1, 2**63 - 1, 2**63, 1.0, 0.5, float("inf")),
+    *("", "a", "web-1", ".host", "-", "all", "leader", "/", "/a", "a/b", "a\0", "a\n", "A=b", "a" * 64, "a" * 65),
+    *("a" * 255, "a" * 256, "/" * 4095, "/" * 4096, "\x7f", "ä", [], ["a"], {}, {"a": 1}),
+]
+
+
+def schemas(schema: object) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        if "type" in schema and not isinstance(schema["type"], dict):
+            yield schema
+        for member in schema.values():
+            yield from schemas(member)
+
+
+@pytest.mark.parametrize("method", Contract().methods)
+def test_the_quick_way_says_what_jsonschema_says(contract: Contract, method: str) -> None:
+    for schema in schemas(contract.methods[method]["parameters"]):
+        quick, plain = module._Schema(schema), PLAIN(schema)
+        scalar = not {"object", "array"} & {*schema["type"]} and schema["type"] not in ("object", "array")
+        for value in VALUES:
+            assert quick.fits(value) == (scalar and plain.is_valid(value)), (schema, value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array"},
+        {"type": "object"},
+        {"type": ["string", "array"]},
+        {"type": "number"},
+        {"type": "string", "format": "date"},
+        {"type": "integer", "multipleOf": 2},
+        {"enum": [1]},
+        {"type": "integer", "enum": [1]},
+        {},
+        {"$ref": "#"},
+    ],
+)
+def test_there_is_no_quick_way_for_what_it_does_not_know(schema: dict[str, Any]) -> None:
+    assert not any(module._Schema(schema).fits(value) for value in VALUES)
+
+
+def test_the_contract_is_checked_the_quick_way(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would take several times as long: jsonschema descends into no parameter that fits."""
+    parameters = {"name": "m", "user": "u", "path": "/p", "env": ["A=b"], "allowInteractiveAuthentication": True}
+    descended: list[object] = []
+
+    def descend(*_: object, path: object, **__: object) -> Iterator[None]:
+        descended.append(path)
+        return iter(())
+
+    monkeypatch.setattr(module._Validator, "descend", descend)
+    contract.check(SHELL, parameters)
+    assert descended == ["env"], "lists are their items' affair"
