@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from . import __version__, activation, journal
+from . import __version__, activation, fds, journal
 from .activation import ActivationError, Listener
 from .authorize import Authorizer
 from .bus import Bus
@@ -71,6 +71,7 @@ def serve(listeners: list[Listener], policy: Policy, idle_timeout: float) -> Non
     machined.close()
     quick.close()
     patient.close()
+    fds.close_all_untaken()
     journal.close()
     loop.close()
 

@@ -9,8 +9,10 @@ import socket
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 from jeepney import Header, HeaderFields, Message, MessageFlag, MessageType
 from jeepney.auth import BEGIN, Authenticator
@@ -20,7 +22,7 @@ from jeepney.fds import FileDescriptor
 from jeepney.low_level import calc_msg_size
 
 from . import errors, fds
-from .loop import HANGUP, READ, WRITE, Future, Loop
+from .loop import HANGUP, READ, WRITE, Future, Loop, Timer
 from .turns import ROOT, Turns
 
 # Seconds. What sd-bus itself waits for (sd_bus_set_method_call_timeout(3)).
@@ -56,10 +58,13 @@ class GivenUp(Exception):
 class _Connection:
     """One connection to the bus, from its first byte to its end."""
 
-    def __init__(self, loop: Loop, lost: Callable[[], None]) -> None:
-        """Raises OSError when there is no bus."""
+    def __init__(self, loop: Loop, retired: "_Told", over: "_Told") -> None:
+        """`retired` is told when it takes no more calls, `over` when it has ended.
+
+        Raises OSError when there is no bus.
+        """
         self._loop = loop
-        self._lost = lost
+        self._tell_retired, self._tell_over = retired, over
         self._serials = count(1)
         self._pending: dict[int, Future[_Answer]] = {}
         self._incoming = bytearray()
@@ -67,6 +72,8 @@ class _Connection:
         self._authenticator: Authenticator | None = Authenticator(enable_fds=True)
         self._outgoing: deque[tuple[bytes, list[FileDescriptor]]] = deque()
         self._abandoned: set[int] = set()
+        self._left: dict[int, tuple[Callable[[], None], Timer]] = {}
+        self._retired = False
         self._writing = False
         self._closed = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -90,8 +97,9 @@ class _Connection:
         serial = next(self._serials)
         numbers = array("i")
         data = message.serialise(serial, numbers)
+        descriptors = _duplicates(numbers)
         future = self._pending[serial] = Future[_Answer](self._loop)
-        self._write(data, [FileDescriptor(os.dup(number)) for number in numbers])
+        self._write(data, descriptors)
         return serial, future
 
     def send(self, message: Message) -> None:
@@ -100,27 +108,57 @@ class _Connection:
         self._write(message.serialise(next(self._serials)))
 
     def forget(self, serial: int) -> None:
-        """Nobody waits for this reply any more. If it comes, its file descriptors are closed."""
+        """Nobody waits for this reply any more. If it comes, its file descriptors are closed.
+
+        With too many such, the bus would soon take no more calls: the next ones find another connection, and this one
+        ends when those that are waited for are answered.
+        """
         if self._pending.pop(serial, None) is not None:
             self._abandoned.add(serial)
-            if len(self._abandoned) > ABANDONED_MAX:
-                self.close("too many calls over the system bus got no answer in time")
+            if len(self._abandoned) > ABANDONED_MAX and not self._retired:
+                self._retired = True
+                self._tell_retired(self)
+            self._end_if_done()
+
+    def leave(self, serial: int, give_back: Callable[[], None]) -> None:
+        """Nobody waits for this reply any more, but it is worked on: its place is taken until it comes or is overdue.
+
+        Or who asks and leaves, again and again, would have any number of calls under way.
+        """
+        if self._pending.pop(serial, None) is None:
+            give_back()
+        else:
+            self._left[serial] = give_back, self._loop.call_later(DEADLINE, lambda: self._overdue(serial))
+
+    def _overdue(self, serial: int) -> None:
+        give_back, _ = self._left.pop(serial)
+        self._pending[serial] = Future(self._loop)
+        self.forget(serial)
+        give_back()
+
+    def _end_if_done(self) -> None:
+        if self._retired and not self._pending and not self._left:
+            self.close("all that was waited for on it is answered")
 
     def close(self, reason: str) -> None:
         """End the connection, and with Unavailable all that waits for it."""
         if self._closed:
             return
         self._closed = True
+        self._tell_over(self)
         self._patience.cancel()
         self._loop.unwatch(self._socket.fileno())
         self._socket.close()
         fds.close(self._received)
         self._drop_outgoing()
-        self._lost()
         pending, self._pending = self._pending, {}
         self.ready.fail(errors.Unavailable(reason))
         for future in pending.values():
             future.fail(errors.Unavailable(reason))
+        left, self._left = self._left, {}
+        for give_back, timer in left.values():
+            timer.cancel()
+            give_back()
 
     def _write(self, data: bytes, descriptors: Sequence[FileDescriptor] = ()) -> None:
         """Send what can be sent now. Failure shows as an event of the socket, after what the bus had to say before."""
@@ -185,6 +223,9 @@ class _Connection:
                 message = bytes(self._incoming[:size])
                 del self._incoming[:size]
                 self._dispatch(message)
+            if self._received and not self._incoming:
+                # They would be taken for the next reply's, whose client would get what is another's.
+                raise ValueError("file descriptors that belong to no message")
 
     def _authenticate(self, authenticator: Authenticator, data: bytes) -> None:
         authenticator.feed(data)
@@ -223,8 +264,11 @@ class _Connection:
         future = None
         if header.message_type in (MessageType.method_return, MessageType.error):
             serial = header.fields.get(HeaderFields.reply_serial)
+            if serial in self._abandoned or serial in self._left:
+                fds.close_untaken(received, self._loop.call_later)
+                self._came_late(serial)
+                return
             future = self._pending.pop(serial, None)
-            self._abandoned.discard(serial)
         if future is None:
             fds.close(received)
             return
@@ -236,7 +280,19 @@ class _Connection:
             future.fail(DBusError("org.freedesktop.DBus.Error.InconsistentMessage", f"malformed reply: {error!r}"))
             return
         if not future.resolve(answer):
-            fds.close(received)
+            fds.close_untaken(received, self._loop.call_later)
+        self._end_if_done()
+
+    def _came_late(self, serial: int) -> None:
+        self._abandoned.discard(serial)
+        if serial in self._left:
+            give_back, timer = self._left.pop(serial)
+            timer.cancel()
+            give_back()
+        self._end_if_done()
+
+
+_Told: TypeAlias = Callable[[_Connection], None]
 
 
 class Bus:
@@ -245,7 +301,8 @@ class Bus:
     def __init__(self, loop: Loop, per_user: int = CALLS_MAX, waiting_max: int = WAITING_MAX) -> None:
         """With so many calls of one user under way, and so many of all users that wait: see Turns."""
         self._loop = loop
-        self._connection: _Connection | None = None
+        self._connection: _Connection | None = None  # for the next call
+        self._connections: set[_Connection] = set()
         self.turns = Turns(loop, CALLS_MAX, per_user, waiting_max)
 
     async def call(
@@ -266,10 +323,7 @@ class Bus:
         late = _Patience(self._loop, deadline, given_up)
         try:
             await self.turns.take(user, late.fails)
-            try:
-                answer, received = await self._answer(message, late)
-            finally:
-                self.turns.give_back(user)
+            answer, received = await self._answer(message, late, partial(self.turns.give_back, user))
         finally:
             late.cancel()
         if answer.header.message_type == MessageType.error:
@@ -291,27 +345,44 @@ class Bus:
             self._connection.send(message)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close("the service ends")
+        for connection in list(self._connections):
+            connection.close("the service ends")
 
-    async def _answer(self, message: Message, late: "_Patience") -> _Answer:
-        if self._connection is None:
+    async def _answer(self, message: Message, late: "_Patience", give_back: Callable[[], None]) -> _Answer:
+        """`give_back` is called when the call does not take its place any more, perhaps later."""
+        with ExitStack() as place:
+            place.callback(give_back)
+            if self._connection is None:
+                self._connection = self._connect()
+            connection = self._connection
+            await connection.ready
+            serial, future = connection.call(message)
+            late.fails(future)
             try:
-                self._connection = _Connection(self._loop, self._forget_connection)
-            except (OSError, RuntimeError) as error:
-                raise errors.Unavailable(f"no system bus: {error}") from error
-        connection = self._connection
-        await connection.ready
-        serial, future = connection.call(message)
-        late.fails(future)
-        try:
-            return await future
-        finally:
-            connection.forget(serial)
+                return await future
+            except GivenUp:
+                place.pop_all()
+                connection.leave(serial, give_back)
+                raise
+            finally:
+                connection.forget(serial)
 
-    def _forget_connection(self) -> None:
+    def _connect(self) -> _Connection:
+        try:
+            connection = _Connection(self._loop, self._retire, self._forget)
+        except (OSError, RuntimeError) as error:
+            raise errors.Unavailable(f"no system bus: {error}") from error
+        self._connections.add(connection)
+        return connection
+
+    def _retire(self, connection: _Connection) -> None:
         """The next call opens another."""
-        self._connection = None
+        if self._connection is connection:
+            self._connection = None
+
+    def _forget(self, connection: _Connection) -> None:
+        self._retire(connection)
+        self._connections.discard(connection)
 
 
 class _Patience:
@@ -349,12 +420,30 @@ class _Patience:
             self._awaited.fail(error)
 
 
+def _duplicates(numbers: Sequence[int]) -> list[FileDescriptor]:
+    """Duplicates of file descriptors. Raises Unavailable when this process may open no more."""
+    duplicates: list[FileDescriptor] = []
+    try:
+        for number in numbers:
+            duplicates.append(FileDescriptor(os.dup(number)))
+    except OSError as error:
+        fds.close(duplicates)
+        raise errors.Unavailable(f"no file descriptor for a call: {error.strerror}") from error
+    return duplicates
+
+
 def _error(message: Message) -> Exception:
-    """What an error reply says. A limit of the bus itself says nothing of the one that was called."""
+    """What an error reply says.
+
+    One of the bus itself says nothing of the one that was called, but that it cannot be: a limit of the bus, nobody
+    there, or that systemd could not start it, in whatever words (FileExists for a unit that is masked, in 262). Only
+    AccessDenied is about the call.
+    """
     fields = message.header.fields
     name = fields.get(HeaderFields.error_name, "")
-    limit = name == "org.freedesktop.DBus.Error.LimitsExceeded"
-    if limit and fields.get(HeaderFields.sender) == message_bus.bus_name:
+    if not isinstance(name, str):
+        name = ""
+    if fields.get(HeaderFields.sender) == message_bus.bus_name and name != "org.freedesktop.DBus.Error.AccessDenied":
         return errors.Unavailable(f"the system bus: {_text(message)}")
     return DBusError(name, _text(message))
 

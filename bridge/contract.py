@@ -89,8 +89,18 @@ def _items(
                 yield from validator.descend(item, items, path=index)
 
 
+def _type(
+    validator: Draft202012Validator, types: str | list[str], instance: object, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """The keyword `type`, without a message that has all of the value, however long it takes to write that."""
+    if not any(validator.is_type(instance, name) for name in ([types] if isinstance(types, str) else types)):
+        yield ValidationError("")
+
+
 _Validator: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, validators={"items": _items, "properties": _properties}, type_checker=_types
+    Draft202012Validator,
+    validators={"items": _items, "properties": _properties, "type": _type},
+    type_checker=_types,
 )
 
 _UNKNOWN = "is not a parameter of this method"

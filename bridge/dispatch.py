@@ -38,6 +38,8 @@ class Dispatcher:
         try:
             method = self._find(call.method)
             entry.begin(method)
+            if peer.left.done and not method.guarded:
+                return Reply()  # nobody hears it and it changes nothing
             parameters = self._validate(call.method, call.parameters)
             objects = method.objects(parameters)
             entry.by = await self._authorizer.authorize(peer, call.method, method, parameters)

@@ -6,11 +6,21 @@ import socket
 import struct
 import termios
 from array import array
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from jeepney.fds import FileDescriptor, fds_buf_size
 
 RECEIVE_SIZE = 65536
+
+# Seconds that a shell gets to start. A program whose terminal is closed before it runs is never told: machined answers
+# when the guest's systemd has the job, which takes another 20 ms or so to open the terminal, and ignores SIGHUP until
+# it has. Such a program would run on, without a terminal and without anybody who knows of it.
+STARTING = 2.0
+# So many are kept for that at one time.
+UNTAKEN_MAX = 512
+_untaken: deque[FileDescriptor] = deque()
 
 
 class FdsTruncated(OSError):
@@ -38,9 +48,30 @@ def send(connection: socket.socket, data: bytes | memoryview, fds: Sequence[File
     return connection.sendmsg([data], [rights], socket.MSG_NOSIGNAL)
 
 
-def close(fds: Sequence[FileDescriptor]) -> None:
+def close(fds: Iterable[FileDescriptor]) -> None:
     for fd in fds:
         fd.close()
+
+
+def close_untaken(fds: Sequence[FileDescriptor], call_later: Callable[[float, Callable[[], object]], object]) -> None:
+    """Close the terminal of a shell that nobody takes, as soon as its program is told by that that it has to end."""
+    for fd in fds:
+        _untaken.append(fd)
+        call_later(STARTING, partial(_close_untaken, fd))
+    while len(_untaken) > UNTAKEN_MAX:
+        _untaken.popleft().close()
+
+
+def _close_untaken(fd: FileDescriptor) -> None:
+    if fd in _untaken:
+        _untaken.remove(fd)
+        fd.close()
+
+
+def close_all_untaken() -> None:
+    """The service ends."""
+    close(_untaken)
+    _untaken.clear()
 
 
 def unread_by_peer(connection: socket.socket) -> bool:

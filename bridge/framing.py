@@ -156,6 +156,9 @@ def _check_shape(message: bytes, bounds: Bounds) -> None:
 
     There are as many items and members as commas and as lists and objects, or fewer if one is empty.
     """
+    # Each has a key and a text at most, so the search for texts is not for those that have many more.
+    if message.count(b'"') - message.count(b'\\"') > 4 * bounds.items + 4:
+        raise ProtocolError(f"more than {bounds.items} items and members")
     bare = _STRINGS.sub(b"", message)
     if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > bounds.items:
         raise ProtocolError(f"more than {bounds.items} items and members")

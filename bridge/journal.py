@@ -95,27 +95,42 @@ def _flush() -> None:
 
 
 class _Refusals:
-    """At most BURST lines about one user in INTERVAL seconds, so that none floods out what others did."""
+    """At most BURST lines about one user, and BURST_OF_ALL about all, in INTERVAL seconds.
 
-    BURST, INTERVAL = 20, 10.0
+    So that none floods out what others did, and nobody who is many users (subuid(5)) does.
+    """
+
+    BURST, BURST_OF_ALL, INTERVAL = 20, 1000, 10.0
 
     def __init__(self) -> None:
         self._since = 0.0
+        self._written = 0
         self._counts: Counter[int] = Counter()
+        self._timer_runs = False
 
     def allows(self, uid: int) -> bool:
-        now = time.monotonic()
-        if now - self._since > self.INTERVAL:
+        if time.monotonic() - self._since > self.INTERVAL:
             self.summarize()
-            self._since = now
+        if not self._timer_runs and _call_later is not None:
+            self._timer_runs = True
+            _call_later(self.INTERVAL, self._end_interval)
         self._counts[uid] += 1
-        if self._counts[uid] == self.BURST + 1 and _call_later is not None:
-            _call_later(self.INTERVAL, self.summarize)
-        return self._counts[uid] <= self.BURST
+        if self._counts[uid] > self.BURST or self._written >= self.BURST_OF_ALL:
+            return False
+        self._written += 1
+        return True
+
+    def _end_interval(self) -> None:
+        self._timer_runs = False
+        self.summarize()
 
     def summarize(self) -> None:
-        """Say how many lines there were not."""
+        """Say how many lines there were not, and begin the next interval."""
         counts, self._counts = self._counts, Counter()
+        written, self._written, self._since = self._written, 0, time.monotonic()
+        if written >= self.BURST_OF_ALL:
+            log(NOTICE, f"{counts.total() - written} more refusals of {len(counts)} users")
+            return
         for uid, number in counts.items():
             if number > self.BURST:
                 log(NOTICE, f"{number - self.BURST} more refusals of UID {uid}", MACHINE1_PEER_UID=uid)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields, replace
 
 # Open files of a connection at most: its socket, its process, a shell's PTY, and its user's epoll.
 _FILES_PER_CONNECTION = 4
-# Beside the connections': the listeners, the bus, the journal.
-_FILES_RESERVED = 64
+# Beside the connections': shells that nobody takes (fds.UNTAKEN_MAX), the listeners, the bus, the journal.
+_FILES_RESERVED = 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Limits:
     """Bytes of a user's call; of root's `framing.ROOT`."""
     depth: int = 32
     """Levels of objects and lists in a call."""
-    items: int = 2048
+    items: int = 1024
     """Items and members in all lists and objects of a user's call together; of root's `framing.ROOT`."""
     buffered_bytes: int = 64 * 1024 * 1024
     """Bytes of calls and replies of all users that wait; of one user, a quarter of it."""
@@ -49,7 +49,7 @@ RANGES = {
     "message_bytes": (4096, 16 * 1024 * 1024),
     "depth": (8, 256),
     "items": (64, 1_000_000),
-    "buffered_bytes": (64 * 1024, 1024 * 1024 * 1024),
+    "buffered_bytes": (4 * 1024 * 1024, 1024 * 1024 * 1024),
     "calls_per_user": (1, 64),
     "waiting_calls": (1, 8000),
     "request_seconds": (1, 3600),

@@ -17,6 +17,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 T = TypeVar("T")
 Schedule: TypeAlias = Callable[[Callable[[], None]], None]
 
+TURN_MAX = 0.01
+
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 # The kernel reports these two whether asked or not.
 HANGUP = select.EPOLLHUP | select.EPOLLERR
@@ -157,6 +159,11 @@ class Loop:
         share.used = max(share.used, self._clock)
         self._contenders.append(share)
 
+    @property
+    def clock(self) -> float:
+        """What a share has used that begins now."""
+        return self._clock
+
     def _give_turn(self) -> None:
         """To the share that used the least time: who asks little now and then does not wait for who asks much.
 
@@ -170,7 +177,8 @@ class Loop:
         self._clock = share.used
         if not share.turn():
             self._contenders.remove(share)
-        share.used += time.monotonic() - begin
+        # No more than a call can take: what another process took in between is not this user's debt.
+        share.used += min(time.monotonic() - begin, TURN_MAX)
 
     def stop(self) -> None:
         self._running = False

@@ -5,7 +5,6 @@ The service may ask about others since the actions of contrib/polkit/io.machine1
 polkit believes what an owner says of the subject, so all of it comes from the kernel (`Peer`).
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -34,7 +33,6 @@ class Polkit:
     def __init__(self, quick: Bus, patient: Bus) -> None:
         """Connections of its own, the second for questions that may wait for a password: they hold up no others."""
         self._quick, self._patient = quick, patient
-        self._interactive: Counter[int] = Counter()
         self._pidfd = True  # polkit 124 and newer take one; older ones say that they miss the PID
         self._identifiers = count(1)
 
@@ -43,11 +41,11 @@ class Polkit:
 
         With `interactive` it may ask the user, which may take for ever, and ends when the client leaves. Raises
         PermissionDenied (also if there is no polkit), InteractiveAuthenticationRequired, TooManyOperations and, where
-        too many questions wait for the user already, Busy.
+        too many questions wait for an answer already, Busy.
         """
-        if interactive and self._interactive[peer.uid] >= self._patient.turns.per_user:
-            raise Busy("too many questions to polkit about this user wait for an answer")
-        self._interactive[peer.uid] += interactive
+        if interactive and not self._patient.turns.has_place(peer.uid):
+            # Nobody knows when somebody else will have typed a password.
+            raise Busy("too many questions to polkit wait for an answer")
         try:
             allowed, challenge = await self._ask(peer, action, details, interactive)
         except GivenUp as error:
@@ -55,10 +53,6 @@ class Polkit:
         except (DBusError, Timeout, Unavailable) as error:
             journal.refusal(peer.uid, f"polkit gave no answer about {action}, so it is no: {error}")
             raise PermissionDenied().refused(Refusal("polkit", "polkit gave no answer")) from error
-        finally:
-            self._interactive[peer.uid] -= interactive
-            if not self._interactive[peer.uid]:
-                del self._interactive[peer.uid]
         if not allowed and challenge and not interactive:
             raise InteractiveAuthenticationRequired().refused(Refusal("polkit", "polkit would ask for a password"))
         if not allowed:

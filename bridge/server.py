@@ -12,6 +12,7 @@ import socket
 import struct
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Protocol
 
@@ -33,6 +34,8 @@ ACCEPT_PAUSE = 0.2
 UNREAD_PAUSE, UNREAD_PAUSE_MAX = 0.001, 1.0
 # Seconds that a client may let a reply lie when the service ends.
 FINISHING_MAX = 5.0
+# Users whose used time is remembered when they leave.
+DEBTS_MAX = 1000
 
 
 class Dispatcher(Protocol):
@@ -73,6 +76,7 @@ class Server:
         self._idle_timer: Timer | None = None
         self._connections: set[Connection] = set()
         self._users: dict[int, User] = {}
+        self._debts: dict[int, float] = {}  # of users without a connection
         self._door = Share(loop)  # who comes in takes no time from who is in
         self._accepting = False
         self._accepted = True  # the last that wanted to come in could
@@ -103,7 +107,11 @@ class Server:
             return True
         self._buffered += difference
         user.buffered += difference
-        return self._buffered <= self.limits.buffered_bytes and user.buffered <= self.limits.buffered_bytes // 4
+        most = self.limits.buffered_bytes
+        if self._buffered > most:
+            # Who fills it has to go, not who comes next.
+            return user.buffered <= most // max(4, len(self._users))
+        return user.buffered <= most // 4
 
     def closed(self, connection: "Connection") -> None:
         """A connection says that it is over: closed, and no call of it under way."""
@@ -111,6 +119,7 @@ class Server:
         connection.peer.close()
         connection.user.connections -= 1
         if not connection.user.connections:
+            self._remember(connection.user)
             connection.user.share.close()
             del self._users[connection.user.uid]
         if self._stopping:
@@ -118,6 +127,13 @@ class Server:
         else:
             self._resume_accepting()
             self._expect_idleness()
+
+    def _remember(self, user: User) -> None:
+        """Who leaves and comes again has used no less time than before."""
+        if user.share.used > self._loop.clock:
+            self._debts[user.uid] = user.share.used
+            if len(self._debts) > DEBTS_MAX:
+                self._debts = {uid: used for uid, used in self._debts.items() if used > self._loop.clock}
 
     def _resume_accepting(self) -> None:
         if self._accepting or self._stopping or len(self._connections) >= self.limits.connections:
@@ -134,7 +150,11 @@ class Server:
 
     def _accept(self, listener: Listener, _events: int) -> None:
         try:
-            client, _ = listener.socket.accept()
+            with ExitStack() as spare:
+                # For the client's process and its user, which it cannot do without: with less it waits.
+                for _ in range(2):
+                    spare.callback(os.close, os.dup(listener.socket.fileno()))
+                client, _ = listener.socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -163,18 +183,25 @@ class Server:
             client.close()
             peer.close()
             return
-        try:
-            user = self._users.get(peer.uid) or User(self._loop, peer.uid)
-        except OSError:
-            peer.close()
-            raise
         client.setblocking(False)
+        user = self._users.get(peer.uid)
+        try:
+            if user is None:
+                user = User(self._loop, peer.uid)
+                user.share.used = self._debts.pop(peer.uid, 0.0)
+            connection = Connection(user, self, self._dispatcher, client, peer)
+        except OSError:
+            # Out of descriptors, memory, or of what a user may watch (max_user_watches, epoll(7)).
+            peer.close()
+            if user is not None and not user.connections:
+                user.share.close()
+            raise
         self._users[peer.uid] = user
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
         user.connections += 1
-        self._connections.add(Connection(user, self, self._dispatcher, client, peer))
+        self._connections.add(connection)
         if len(self._connections) >= self.limits.connections:
             self._pause_accepting()
 
@@ -211,6 +238,7 @@ class Connection:
         self._bounds = bounds_of(peer.uid, server.limits)
         self._reader = Reader(self._bounds.message_bytes)
         self._buffered = 0
+        self._held = 0  # bytes that the call under way takes
         self._call: Call | None = None
         self._reply: Reply | None = None
         self._outgoing = memoryview(b"")
@@ -220,6 +248,7 @@ class Connection:
         self._closed = False
         self._turn_due = False  # to look for another call in what was read
         self._patience: Timer | None = None  # until the client has to have sent its call, or read its reply
+        self._pause: Timer | None = None  # until it is looked again whether the client has read what came before
         self._events = READ
         self._share.watch(client.fileno(), READ, self._on_event)
 
@@ -257,6 +286,9 @@ class Connection:
         if events & WRITE:
             self._send()
             self._account()
+            if self._reply is None:
+                # While the next call is under way, the kernel would say without end that more can be written.
+                self._watch(READ)
         if events & (READ | HANGUP):
             if self._busy:
                 # More calls while one is under way: they stay in the kernel until their turn comes.
@@ -287,7 +319,7 @@ class Connection:
 
     def _account(self) -> None:
         """Tell how much waits here. Raises ProtocolError if the user, or users as a whole, let too much wait."""
-        buffered = 0 if self._closed else self._reader.size + len(self._outgoing)
+        buffered = 0 if self._closed else self._reader.size + len(self._outgoing) + self._held
         difference, self._buffered = buffered - self._buffered, buffered
         if not self._server.buffer(self.user, difference) and difference > 0:
             raise ProtocolError("too much of users waits to be read")
@@ -299,6 +331,7 @@ class Connection:
         message = None if self._finishing else self._reader.next_message()
         if message is not None:
             self._stop_waiting()
+            self._held = memory_of(message)
             self._account()
             self._begin(parse_call(message, self._bounds))
         elif self._finishing or self._end_of_file:
@@ -340,14 +373,16 @@ class Connection:
 
     def _finished(self, call: Call, reply: Reply | None) -> None:
         self._call = None
+        self._held = 0
         if self._closed or reply is None or call.oneway or self._gone:
             if reply is not None:
-                reply.close()
+                fds.close_untaken(reply.fds, self._share.call_later)
             if self._closed:
                 self._server.closed(self)
             elif reply is None:
                 self._close()
             else:
+                self._account()
                 self._safely(self._after_reply)
         else:
             self._reply = reply
@@ -374,7 +409,8 @@ class Connection:
         if reply.fds and fds.unread_by_peer(self._socket):
             self._watch(0)
             self._expect_reading()
-            self._share.call_later(pause, lambda: self._retry(reply, min(pause * 2, UNREAD_PAUSE_MAX)))
+            following = min(pause * 2, UNREAD_PAUSE_MAX)
+            self._pause = self._share.call_later(pause, lambda: self._retry(reply, following))
             return
         try:
             while self._outgoing:
@@ -436,9 +472,12 @@ class Connection:
 
     def _drop_reply(self) -> None:
         if self._reply is not None:
-            self._reply.close()
+            fds.close_untaken(self._reply.fds, self._share.call_later)
             self._reply = None
             self._outgoing = memoryview(b"")
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         self._stop_waiting()
 
     def _close(self) -> None:
@@ -459,6 +498,14 @@ def bounds_of(uid: int, limits: Limits) -> Bounds:
             max(ROOT.message_bytes, limits.message_bytes), max(ROOT.depth, limits.depth), max(ROOT.items, limits.items)
         )
     return Bounds(limits.message_bytes, limits.depth, limits.items)
+
+
+def memory_of(message: bytes) -> int:
+    """Bytes that a call takes, about: its texts, and once more what of them polkit is told.
+
+    One character beyond 16 bits makes a text of four bytes a character.
+    """
+    return len(message) * (2 if message.isascii() and b"\\u" not in message else 8)
 
 
 def peer_of(client: socket.socket, loop: Loop, name: str = "") -> Peer:

@@ -13,7 +13,7 @@ ROOT = 0
 class Turns:
     """`places` at one time, the last quarter of them for root; `per_user` of them for any other user.
 
-    Of users' calls `waiting_max` wait at most.
+    Of users' calls `waiting_max` wait at most, beside the first one of each user.
     """
 
     def __init__(self, loop: Loop, places: int, per_user: int, waiting_max: int) -> None:
@@ -37,10 +37,10 @@ class Turns:
 
         Raises TooManyOperations if too many wait already, and what the future failed with.
         """
-        if user not in self._queues and self._may(user):
+        if user not in self._queues and self.has_place(user):
             self._taken[user] += 1
             return
-        if user != ROOT and self.waiting >= self.waiting_max:
+        if user != ROOT and user in self._queues and self.waiting >= self.waiting_max:
             raise TooManyOperations
         place = Future[None](self._loop)
         self._queues.setdefault(user, deque()).append(place)
@@ -55,7 +55,7 @@ class Turns:
         self._taken[user] -= 1
         if not self._taken[user]:
             del self._taken[user]
-        while (following := next(filter(self._may, self._queues), None)) is not None:
+        while (following := next(filter(self.has_place, self._queues), None)) is not None:
             queue = self._queues.pop(following)
             place = queue.popleft()
             if queue:
@@ -63,8 +63,8 @@ class Turns:
             if place.resolve(None):
                 self._taken[following] += 1
 
-    def _may(self, user: int) -> bool:
-        """Whether there is a place for this user."""
+    def has_place(self, user: int) -> bool:
+        """Whether there is a free one for this user."""
         if user == ROOT:
             return self.taken < self.places
         taken, places_of_users = self.taken, max(1, self.places * 3 // 4)

@@ -103,6 +103,10 @@ class Client:
         """The oldest file descriptor that came, from now on the caller's."""
         return self.fds.pop(0)
 
+    def rest(self) -> bytes:
+        """What was received of a reply that did not come to its end."""
+        return self._buffer
+
     def is_closed(self) -> bool:
         """Whether the service hung up without another byte."""
         try:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -62,6 +63,7 @@ class Bridge:
             with Client(self.path) as client:
                 client.call("org.varlink.service.GetInfo")
             self.fds_at_start = self.fds_without_clients(0)
+            self.files_at_start = self.files()
 
     def _listens(self) -> bool:
         try:
@@ -82,22 +84,58 @@ class Bridge:
     def fds_without_clients(self, clients: int) -> int:
         """Open descriptors but those of so many clients and of the bus, as soon as they are as few as that."""
         eventually(lambda: self._sockets() <= clients + 1 + 2, 1)  # the listener, the pair for signals
+        eventually(lambda: self._pidfds() <= clients, 1)  # a client's is closed after its socket
         return len(open_fds(self.process.pid))
 
     def _sockets(self) -> int:
         return sum(target.startswith("socket:") for target in open_fds(self.process.pid).values())
 
-    def stop(self) -> str:
-        """End the service and return what it logged. Then it has no more open than at its start, but the bus."""
+    def _pidfds(self) -> int:
+        return sum("pidfd" in target for target in open_fds(self.process.pid).values())
+
+    def files(self) -> list[str]:
+        """What it has open that is no socket, by kind: terminals, pipes and pidfds have no business to stay."""
+        targets = open_fds(self.process.pid).values()
+        return sorted(target.partition(":[")[0] for target in targets if not target.startswith("socket:"))
+
+    def status(self, field: str) -> int:
+        """A number out of proc_pid_status(5)."""
+        (line,) = (line for line in self._status() if line.startswith(f"{field}:"))
+        return int(line.split()[1])
+
+    def _status(self) -> list[str]:
+        return Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+
+    def cpu_seconds(self) -> float:
+        """What it used of the processor until now."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_as_at_its_start(self) -> None:
+        """Without clients it holds what it held, but for connections to the bus, and runs nothing beside itself."""
+        pid = self.process.pid
+        assert eventually(lambda: self.files() == self.files_at_start), (self.files(), self.files_at_start)
+        assert eventually(lambda: len(open_fds(pid)) <= self.fds_at_start + 5), open_fds(pid)
+        assert self.status("Threads") == 1
+        assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""
+        with Client(self.path) as client:
+            assert client.call("org.varlink.service.GetInfo")["product"] == "machine1-bridge"
+
+    def let_clients_go(self) -> None:
+        """Close all connections of the test, after which the service is as at its start."""
         for client in self._clients:
             client.close()
+        self._clients.clear()
+        self.is_as_at_its_start()
+
+    def stop(self) -> str:
+        """End the service and return what it logged. Whatever a test did to it, it is as at its start before."""
         if self.process.poll() is None:
-            # More than at the start, it may have its five connections to the bus.
-            assert eventually(lambda: len(open_fds(self.process.pid)) <= self.fds_at_start + 5), open_fds(
-                self.process.pid
-            )
+            self.let_clients_go()
             self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(timeout=10) == 0, self.log.read_text()
+        for client in self._clients:
+            client.close()
         log = self.log.read_text()
         assert "Warning" not in log, log
         assert "Bug" not in log, log
@@ -105,11 +143,54 @@ class Bridge:
         return log
 
 
+class Patched(Bridge):
+    """The service after `patch`, code that changes a constant or makes the system fail where it would hardly."""
+
+    patch = ""
+
+    def command(self) -> list[str]:
+        return ["-c", f"{dedent(self.patch)}\nimport sys, bridge.__main__ as b\nsys.exit(b.main())"]
+
+
+class Terminal:
+    """A pipe whose writing end goes into replies as if it was a PTY: who reads the other sees when all are closed."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = os.pipe()
+        os.set_blocking(self._ours, False)
+        self._open = True
+
+    def is_closed(self) -> bool:
+        """Whether nobody has it any more."""
+        if self._open:
+            self._open = False
+            os.close(self.theirs)
+        return eventually(self._ended, 5)
+
+    def _ended(self) -> bool:
+        try:
+            return os.read(self._ours, 1) == b""
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        if self._open:
+            os.close(self.theirs)
+        os.close(self._ours)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_open() -> Iterator[None]:
     before = open_fds()
     yield
     assert eventually(lambda: open_fds().keys() <= before.keys(), 2), open_fds()
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
 
 
 @pytest.fixture

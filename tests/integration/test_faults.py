@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jeepney import HeaderFields
 
+from bridge import methods
 from tests.client import Client
 
-from .conftest import REPOSITORY, Bridge, eventually, open_fds
+from .conftest import REPOSITORY, Bridge, Patched, Terminal, eventually, open_fds
 from .fake_machined import Bus, FakeMachined
 
 NOBODY = 65534
@@ -121,24 +123,100 @@ def test_the_bus_is_restarted(bridge: Bridge, bus: Bus, machined: FakeMachined) 
     back.stop()
 
 
-@pytest.mark.parametrize(
-    ("signature", "body"),
-    [
-        ("", ()),
-        ("s", ("machines",)),
-        ("a(sss)", ([("m", "vm", "s")],)),
-        ("a(ssst)", ([("m", "vm", "s", 1)],)),
-        ("a(ssso)s", ([], "more")),
-    ],
-)
-def test_a_reply_of_the_wrong_type(
-    client: Client, machined: FakeMachined, signature: str, body: tuple[object, ...]
-) -> None:
-    machined.returns("ListMachines", signature, *body)
-    name, parameters = client.error("ListMachines")
-    assert name == "io.machine1.Failed"
-    assert parameters["dbus_error"] == "org.freedesktop.DBus.Error.InconsistentMessage"
+NAMED = {"name": "m"}
+COPY = NAMED | {"src": "/a"}
+RENAME = NAMED | {"dest": "n"}
+
+# Each method with parameters, the member of machined that it calls, and the signature of the right answer.
+METHODS: dict[str, tuple[dict[str, str], str, str]] = {
+    "ListMachines": ({}, "ListMachines", "a(ssso)"),
+    "GetMachine": (NAMED, "ListMachines", "a(ssso)"),
+    "TerminateMachine": (NAMED, "TerminateMachine", ""),
+    "KillMachine": (NAMED, "KillMachine", ""),
+    "OpenMachineShell": (NAMED, "OpenMachineShell", "hs"),
+    "CopyFromMachine": (COPY, "CopyFromMachine", ""),
+    "CopyToMachine": (COPY, "CopyToMachine", ""),
+    "ListImages": ({}, "ListImages", "a(ssbttto)"),
+    "RemoveImage": (NAMED, "RemoveImage", ""),
+    "CloneImage": (RENAME, "CloneImage", ""),
+    "RenameImage": (RENAME, "RenameImage", ""),
+}
+# The same values in other types, more of them, fewer, none.
+WRONG: list[tuple[str, tuple[object, ...]]] = [
+    ("", ()),
+    ("s", ("text",)),
+    ("u", (5,)),
+    ("o", ("/x",)),
+    ("as", ([],)),
+    ("a(sss)", ([("m", "vm", "s")],)),
+    ("a(ssst)", ([("m", "vm", "s", 1)],)),
+    ("a(ssso)s", ([], "more")),
+    ("a(ssbttt)", ([],)),
+    ("v", (("s", "variant"),)),
+    ("a{sv}", ({},)),
+    ("sh", ("/dev/pts/0", 1)),
+    ("hss", (1, "/dev/pts/0", "more")),
+]
+WITHOUT_DEADLINE = ("CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage")
+
+
+def test_the_tables_have_each_method() -> None:
+    assert {f"io.machine1.{method}" for method in METHODS} == methods.METHODS.keys()
+
+
+def test_no_method_takes_an_answer_of_the_wrong_type(client: Client, machined: FakeMachined) -> None:
+    for method, (parameters, member, right) in METHODS.items():
+        for signature, body in WRONG:
+            if signature == right:
+                continue
+            machined.returns(member, signature, *body)
+            name, details = client.error(method, parameters)
+            assert name == "io.machine1.Failed", (method, signature)
+            assert details["dbus_error"] == "org.freedesktop.DBus.Error.InconsistentMessage", (method, signature)
+            assert client.fds == []
+        works(client, machined)
+
+
+def test_what_a_newer_machined_may_say(client: Client, machined: FakeMachined) -> None:
+    """Values of enumerations that the interface does not know are left out, and what is known stays."""
+    odd = ["", "vm ", "VM", "host\n", "capsule", "x" * 70_000, "ünknown", '"]}']
+    machined.returns("ListMachines", "a(ssso)", [(f"m{n}", kind, "s", "/m") for n, kind in enumerate(odd)])
+    assert [machine.get("class") for machine in client.call("ListMachines")["machines"]] == [None] * len(odd)
+    machined.returns("ListImages", "a(ssbttto)", [(f"i{n}", kind, False, 1, 1, 1, "/i") for n, kind in enumerate(odd)])
+    images = client.call("ListImages")["images"]
+    assert [image.get("type") for image in images] == [None] * len(odd)
+    assert [image["name"] for image in images] == [f"i{n}" for n in range(len(odd))]
     works(client, machined)
+
+
+def test_an_answer_that_comes_late_is_nobodys(
+    tmp_path: Path, bus: Bus, machined: FakeMachined, terminal: Terminal
+) -> None:
+    """Of each method that has a deadline: neither its own client's, which was told, nor the next one's."""
+    bridge = ShortDeadline(tmp_path, bus.address)
+    late = [method for method in METHODS if method not in WITHOUT_DEADLINE]
+    clients = [bridge.client() for _ in late]
+    for method, client in zip(late, clients, strict=True):
+        machined.hangs(METHODS[method][1])
+        client.send(method, METHODS[method][0])
+    for client in clients:
+        assert client.receive()["error"] == "io.machine1.Timeout"
+    answers = {
+        "": (),
+        "hs": (terminal.theirs, "/dev/pts/0"),
+        "a(ssso)": ([("x", "container", "s", "/x")],),
+        "a(ssbttto)": ([],),
+    }
+    signatures = {member: signature for _, member, signature in METHODS.values()}
+    for call in machined.unanswered.copy():
+        signature = signatures[call.header.fields[HeaderFields.member]]
+        machined.answer(0, signature, *answers[signature])
+    for client in clients:
+        works(client, machined)
+    assert terminal.is_closed()
+    guarded = [member for member, _ in machined.calls if not member.startswith("List")]
+    assert len(guarded) == len(set(guarded)) == 4, "none was made a second time"
+    bridge.stop()
 
 
 def test_file_descriptors_in_a_reply_that_should_have_none(
@@ -223,12 +301,13 @@ def test_what_may_take_long_has_no_deadline(
     bridge.stop()
 
 
-class ShortDeadline(Bridge):
-    """The service with a deadline of half a second for calls over D-Bus."""
+class ShortDeadline(Patched):
+    """The service with a deadline of half a second for calls over D-Bus, and for the greeting of a bus."""
 
-    def command(self) -> list[str]:
-        patch = "from bridge.machined import Machined as m; m.call.__kwdefaults__['deadline'] = 0.5"
-        return ["-c", f"{patch}; import sys, bridge.__main__ as b; sys.exit(b.main())"]
+    patch = """
+        import bridge.bus, bridge.machined, bridge.reads
+        bridge.bus.DEADLINE = bridge.reads.DEADLINE = bridge.machined.Machined.call.__kwdefaults__["deadline"] = 0.5
+    """
 
 
 def test_more_calls_at_once_than_the_bus_allows(bridge: Bridge, machined: FakeMachined) -> None:

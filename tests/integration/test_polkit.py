@@ -558,23 +558,34 @@ def test_many_users_hold_up_nobody_else(
     assert other.call("TerminateMachine", {"name": "other"}) == {}
 
 
-def test_a_question_that_had_to_queue_is_cancelled_too(
+def test_who_would_have_to_wait_for_others_passwords_is_told(
     bridge: Bridge, connect: Connect, polkit: FakePolkit, machined: FakeMachined
 ) -> None:
-    """Of a client that left before its question went out."""
     polkit.hangs(1)
     for number in range(PLACES):
         terminate(connect(100000 + number // QUESTIONS_MAX), **INTERACTIVE)
-    leaving = connect()
-    terminate(leaving, "gone", **INTERACTIVE)
     polkit.wait_for(PLACES)
-    time.sleep(0.3)
-    leaving.close()
-    time.sleep(0.3)
-    polkit.answer(False)
-    # Its turn comes. Either it is not asked any more, or that ends.
-    time.sleep(0.5)
-    assert [question for question in polkit.waiting if question.details["machine"] == "gone"] == []
+    assert connect().error("TerminateMachine", {"name": "m", **INTERACTIVE})[0] == BUSY
+    assert connect().call("TerminateMachine", {"name": "m"}) == {}
+    assert bridge.client().call("TerminateMachine", {"name": "root"}) == {}
+
+
+def test_who_asks_and_leaves_again_and_again_is_in_nobodys_way(
+    bridge: Bridge, connect: Connect, polkit: FakePolkit, machined: FakeMachined
+) -> None:
+    """A question that nobody waits for is still worked on: until it has ended it has its user's place."""
+    polkit.hangs(0)
+    leaving = [connect() for _ in range(60)]
+    for client in leaving:
+        terminate(client, "left")
+    polkit.wait_for(2)
+    for client in leaving:
+        client.close()
+        time.sleep(0.005)
+        assert len(polkit.questions) <= len(polkit.cancelled) + 2
+    polkit.hangs(1)
+    assert connect(SOMEBODY).call("TerminateMachine", {"name": "other"}) == {}
+    assert terminated(machined) == ["other"]
 
 
 def test_sigterm_ends_a_question(tmp_path: Path, bus: Bus, polkit: FakePolkit, machined: FakeMachined) -> None:

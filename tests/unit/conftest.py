@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from bridge import journal
+from bridge import fds, journal
 from bridge.bus import DEADLINE
 from bridge.machined import READS, Machined
 
@@ -36,6 +36,12 @@ def _nothing_left_behind() -> Iterator[None]:
     yield
     assert open_fds().items() <= descriptors.items()
     assert set(threading.enumerate()) <= threads
+
+
+@pytest.fixture(autouse=True)
+def _shells_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one that nobody takes is closed in the next turn."""
+    monkeypatch.setattr(fds, "STARTING", 0.0)
 
 
 @dataclass(frozen=True)

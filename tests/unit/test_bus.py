@@ -194,10 +194,16 @@ class Bench:
         return link
 
     def call(
-        self, member: str = "M", signature: str = "", *arguments: object, reply: str = "", deadline: float | None = 5
+        self,
+        member: str = "M",
+        signature: str = "",
+        *arguments: object,
+        reply: str = "",
+        deadline: float | None = 5,
+        given_up: Future[None] | None = None,
     ) -> Outcome:
         message = new_method_call(ADDRESS, member, signature or None, arguments)
-        return Outcome(self, self.bus.call(message, reply, deadline))
+        return Outcome(self, self.bus.call(message, reply, deadline, given_up))
 
     def calls(self, number: int, link: int = -1) -> list[Message]:
         """Calls that came over a connection, when there are so many."""
@@ -699,10 +705,10 @@ def test_without_a_bus_a_call_gives_its_turn_back(
 # --- calls that nobody waits for any more ---------------------------------------------------------------------------
 
 
-def test_a_connection_with_too_many_abandoned_calls_is_given_up(
+def test_a_connection_with_too_many_abandoned_calls_takes_no_more(
     connected: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bus counts them, and would refuse all others before long."""
+    """The bus counts them, and would refuse all others before long. What is waited for on it goes on."""
     monkeypatch.setattr(module, "ABANDONED_MAX", 2)
     waiting = connected.call(deadline=None)
     for _ in range(2):
@@ -712,10 +718,26 @@ def test_a_connection_with_too_many_abandoned_calls_is_given_up(
     assert not connected.link.lost
     # Whose call it is that is one too many is told as the others were.
     assert connected.call(deadline=0.02).timed_out()
-    assert waiting.unavailable()
-    connected.until(lambda: connected.link.lost)
     assert connected.works_again()
     assert len(connected.links) == 2
+    assert not waiting.done
+    assert not connected.links[0].lost
+    connected.links[0].answer(connected.links[0].calls[0])
+    assert waiting.value() == ()
+    connected.until(lambda: connected.links[0].lost)
+    assert not connected.links[1].lost
+
+
+def test_the_end_of_the_service_ends_connections_that_take_no_more(
+    connected: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ABANDONED_MAX", 0)
+    waiting = connected.call(deadline=None)
+    assert connected.call(deadline=0.02).timed_out()
+    assert connected.works_again()
+    connected.bus.close()
+    assert waiting.unavailable()
+    connected.until(lambda: all(link.lost for link in connected.links))
 
 
 @pytest.mark.parametrize("answers", ["return", "error"])
@@ -907,11 +929,65 @@ def test_a_limit_of_the_bus_is_not_one_of_machined(connected: Bench) -> None:
     assert connected.works()
 
 
-def test_other_errors_of_the_bus_keep_their_names(connected: Bench) -> None:
+@pytest.mark.parametrize("name", ["ServiceUnknown", "NoReply", "FileExists", "Spawn.ChildExited"])
+def test_what_the_bus_itself_says_is_that_nobody_can_be_called(connected: Bench, name: str) -> None:
+    """FileExists is what it says of a unit that is masked, and no name that is taken."""
     outcome = connected.call()
-    name = "org.freedesktop.DBus.Error.ServiceUnknown"
+    (call,) = connected.calls(1)
+    connected.link.fail(call, f"org.freedesktop.DBus.Error.{name}", "no", sender="org.freedesktop.DBus")
+    assert outcome.unavailable()
+
+
+def test_but_that_the_bus_does_not_let_this_service_call_is_told(connected: Bench) -> None:
+    outcome = connected.call()
+    name = "org.freedesktop.DBus.Error.AccessDenied"
     connected.link.fail(connected.calls(1)[0], name, "no", sender="org.freedesktop.DBus")
     assert outcome.dbus_error() == (name, "no")
+
+
+def test_a_call_that_is_given_up_keeps_its_place_until_it_is_answered(connected: Bench) -> None:
+    """It is worked on: who asks and leaves, again and again, has no more under way than who stays."""
+    connected.bus.turns.places = 1
+    gone = Future[None](connected.loop)
+    first = connected.call("First", deadline=None, given_up=gone)
+    second = connected.call("Second", deadline=None)
+    connected.calls(1)
+    gone.resolve(None)
+    assert isinstance(first.error(), module.GivenUp)
+    connected.turn()
+    assert len(connected.link.calls) == 1
+    connected.link.answer(connected.link.calls[0])
+    connected.link.answer(connected.calls(2)[1])
+    assert second.value() == ()
+
+
+def test_a_call_that_is_given_up_does_not_keep_its_place_for_ever(
+    connected: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE", 0.05)
+    connected.bus.turns.places = 1
+    gone = Future[None](connected.loop)
+    first = connected.call("First", deadline=None, given_up=gone)
+    second = connected.call("Second", deadline=None)
+    connected.calls(1)
+    gone.resolve(None)
+    assert isinstance(first.error(), module.GivenUp)
+    connected.link.answer(connected.calls(2)[1])
+    assert second.value() == ()
+    connected.link.answer(connected.link.calls[0])
+    assert connected.works()
+
+
+def test_a_place_comes_back_when_the_connection_of_a_call_that_was_given_up_is_lost(connected: Bench) -> None:
+    connected.bus.turns.places = 1
+    gone = Future[None](connected.loop)
+    first = connected.call("First", deadline=None, given_up=gone)
+    connected.calls(1)
+    gone.resolve(None)
+    assert isinstance(first.error(), module.GivenUp)
+    connected.link.socket.shutdown(socket.SHUT_RDWR)
+    connected.until(lambda: connected.bus.turns.taken == 0)
+    assert connected.works_again()
 
 
 # --- descriptors ----------------------------------------------------------------------------------------------------

@@ -512,7 +512,7 @@ def test_all_limits_and_their_defaults() -> None:
         "connections_per_user": 128,
         "message_bytes": 64 * 1024,
         "depth": 32,
-        "items": 2048,
+        "items": 1024,
         "buffered_bytes": 64 * 1024 * 1024,
         "calls_per_user": 8,
         "waiting_calls": 1024,

@@ -65,7 +65,11 @@ class FakeBus(Bus):
                 future.fail(answer)
             else:
                 future.resolve(answer)
-        return (await future,)
+        await self.turns.take(user, lambda _: None)
+        try:
+            return (await future,)
+        finally:
+            self.turns.give_back(user)
 
     def send(self, message: Message) -> None:
         self.sent.append(message)
@@ -322,7 +326,7 @@ def test_one_user_has_so_many_questions_for_a_password_at_a_time(
     for future in bus.pending:
         future.resolve(YES)
     turn(loop)
-    assert not polkit._interactive, "nothing is remembered of users without a question"
+    assert bus.turns.taken == 0
 
 
 def test_questions_that_ask_nobody_wait_for_their_users_turn(loop: Loop, peer: MakePeer) -> None:
@@ -335,7 +339,20 @@ def test_questions_that_ask_nobody_wait_for_their_users_turn(loop: Loop, peer: M
     for future in quick.pending:
         future.resolve(YES)
     turn(loop)
+    turn(loop)
     assert all(outcome.done and outcome.error is None for outcome in outcomes)
+
+
+def test_nobody_waits_until_others_have_typed_their_passwords(loop: Loop, peer: MakePeer) -> None:
+    bus = FakeBus(loop)
+    bus.turns.places = 4
+    polkit = Polkit(bus, bus)
+    for uid in range(1000, 1003):
+        assert not Outcome(loop, polkit, peer(uid), True).done
+    assert isinstance(Outcome(loop, polkit, peer(1003), True).error, errors.Busy)
+    bus.pending[0].resolve(YES)
+    turn(loop)
+    assert not Outcome(loop, polkit, peer(1003), True).done
 
 
 def test_too_many_that_wait_are_no_refusal_of_polkit(loop: Loop, peer: MakePeer) -> None:
@@ -356,4 +373,4 @@ def test_a_question_is_counted_once_also_for_an_old_polkit(loop: Loop, peer: Mak
         future.resolve(YES)
     turn(loop)
     assert all(outcome.done and outcome.error is None for outcome in outcomes)
-    assert not polkit._interactive
+    assert bus.turns.taken == 0

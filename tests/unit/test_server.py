@@ -747,7 +747,8 @@ def test_what_a_user_sent_after_a_call_under_way_waits(stage: Stage, user: Clien
     later = message("t.Echo", {"n": 2})
     user.send_bytes(message("t.Hold") + later)
     stage.turn()
-    assert stage.server._buffered == len(later)
+    # With what the call under way takes itself.
+    assert stage.server._buffered == len(later) + server.memory_of(message("t.Hold")[:-1])
     stage.dispatcher.release()
     user.receive(2)
     assert stage.server._buffered == 0
@@ -856,21 +857,62 @@ def test_a_user_that_lets_too_much_wait_takes_nothing_from_others(
 def test_who_sends_too_much_that_does_not_end_is_let_go(
     stage: Stage, user: Client, logged: list[Line]
 ) -> None:
-    stage.server.limits = Limits(buffered_bytes=4000)
+    stage.server.limits = Limits(buffered_bytes=8000)
     first = message("t.Echo", {"x": "y" * 800})
     user.send_bytes(first[:700])
     stage.turn()
     other = stage.client()
-    other.send_bytes(b" " * 300)
+    other.send_bytes(b" " * 1300)
     stage.turn()
     # To the byte.
-    assert stage.server._buffered == 1000
+    assert stage.server._buffered == 2000
     other.send_bytes(b" ")
     assert other.hung_up()
     assert stage.server._buffered == 700
     assert [line.fields["MACHINE1_PEER_UID"] for line in logged] == [USER]
     user.send_bytes(first[700:])
     assert user.receive() == [{"parameters": {"x": "y" * 800}}]
+
+
+def test_a_call_takes_more_than_its_bytes() -> None:
+    """So that those under way are counted: a text of four bytes a character, and once more for polkit."""
+    assert server.memory_of(b"x" * 100) == 200
+    assert server.memory_of(b"x" * 98 + "ä".encode()) == 800
+    assert server.memory_of(b"x" * 94 + b"\\u00e4") == 800
+
+
+def test_who_comes_to_what_others_filled_is_served(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line]
+) -> None:
+    """And who filled it goes, as soon as it sends more."""
+    stage.server.limits = Limits(buffered_bytes=4000)
+    clients_of(monkeypatch, *range(1000, 1005), 2000)
+    *filling, other = (stage.client() for _ in range(6))
+    for client in filling[:4]:
+        client.send_bytes(b" " * 990)
+    stage.turn()
+    assert other.echo()
+    filling[4].send_bytes(b" " * 100)
+    stage.turn()
+    assert stage.server._buffered == 4060
+    filling[3].send_bytes(b" ")
+    assert filling[3].hung_up()
+    assert other.echo()
+
+
+def test_who_leaves_and_comes_again_has_used_as_much_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients_of(monkeypatch, USER)
+    client = stage.client()
+    assert client.echo()
+    (user,) = stage.server._users.values()
+    user.share.used += 5.0
+    used = user.share.used
+    client.close()
+    stage.until(lambda: not stage.server._users)
+    assert stage.client().echo()
+    (again,) = stage.server._users.values()
+    assert again is not user
+    assert again.share.used >= used
 
 
 def leaves_in_a_call(stage: Stage, client: Client) -> None:
