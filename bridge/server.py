@@ -34,7 +34,7 @@ ACCEPT_PAUSE = 0.2
 UNREAD_PAUSE, UNREAD_PAUSE_MAX = 0.001, 1.0
 # Seconds that a client may let a reply lie when the service ends.
 FINISHING_MAX = 5.0
-# Users whose used time is remembered when they leave.
+# Users whose used time is remembered when they leave; with more of them all is forgiven.
 DEBTS_MAX = 1000
 
 
@@ -131,9 +131,9 @@ class Server:
     def _remember(self, user: User) -> None:
         """Who leaves and comes again has used no less time than before."""
         if user.share.used > self._loop.clock:
+            if len(self._debts) >= DEBTS_MAX:
+                self._debts.clear()
             self._debts[user.uid] = user.share.used
-            if len(self._debts) > DEBTS_MAX:
-                self._debts = {uid: used for uid, used in self._debts.items() if used > self._loop.clock}
 
     def _resume_accepting(self) -> None:
         if self._accepting or self._stopping or len(self._connections) >= self.limits.connections:
