@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 
-from bridge.framing import ROOT, ProtocolError, Reader, parse_call, serialise_reply
+from bridge.framing import ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_reply
 from bridge.messages import Call, Reply
 
 
@@ -208,6 +209,68 @@ def test_a_quote_that_is_escaped_does_not_hide_levels() -> None:
 def test_a_string_without_an_end_is_refused(end: str) -> None:
     with pytest.raises(ProtocolError):
         parse_call(b'{"method":"' + b"[" * 100 + end.encode())
+
+
+# --- items and members ----------------------------------------------------------------------------------------------
+
+
+def test_the_bounds_of_root_are_what_the_contract_can_need() -> None:
+    assert Bounds(4 * 1024 * 1024, 32, 40_000) == ROOT
+
+
+@pytest.mark.parametrize("depth", [8, 9, 32, 256])
+@pytest.mark.parametrize("above", [-1, 0, 1])
+@pytest.mark.parametrize("extra", ["", '"y":[[],{}],'], ids=["alone", "with others"])
+def test_depth_is_as_the_bounds_say(depth: int, above: int, extra: str) -> None:
+    message, bounds = nested(depth + above, extra), Bounds(depth=depth)
+    if above <= 0:
+        assert "x" in parse_call(message, bounds).parameters
+    else:
+        with pytest.raises(ProtocolError, match=f"nested more than {depth} levels deep"):
+            parse_call(message, bounds)
+
+
+# Calls with so many commas and opening brackets: those of the call and of its parameters are three of them.
+
+
+def of_numbers(number: int) -> bytes:
+    return parameters(f'{{"x":[{",".join(["1"] * (number - 3))}]}}')
+
+
+def of_members(number: int) -> bytes:
+    return parameters(f'{{{",".join(f""""x{index}":1""" for index in range(number - 2))}}}')
+
+
+def of_lists(number: int, each: str = "[]") -> bytes:
+    """Each is an item itself, and has a comma before it but the first."""
+    lists, one_more = divmod(number - 3, 2)
+    return parameters(f'{{{""""y":1,""" * one_more}"x":[{",".join([each] * lists)}]}}')
+
+
+def of_objects(number: int) -> bytes:
+    return of_lists(number, "{}")
+
+
+def with_text(number: int) -> bytes:
+    """What is in texts does not count, nor do brackets that close."""
+    return of_numbers(number).replace(b'"x":', b'"x,[{":', 1).replace(b"[1", b'["\\",[{[{' + b"," * 200 + b'"', 1)
+
+
+@pytest.mark.parametrize("make", [of_numbers, of_members, of_lists, of_objects, with_text])
+@pytest.mark.parametrize("items", [64, 65, 2048])
+def test_items_are_as_many_as_the_bounds_say(make: Callable[[int], bytes], items: int) -> None:
+    for number in (items - 1, items):
+        assert parse_call(make(number), Bounds(items=items)).parameters
+    with pytest.raises(ProtocolError, match=f"more than {items} items and members"):
+        parse_call(make(items + 1), Bounds(items=items))
+
+
+def test_many_items_are_counted_though_they_are_on_few_levels() -> None:
+    """And few brackets: neither bound hides the other."""
+    with pytest.raises(ProtocolError, match="items"):
+        parse_call(of_numbers(65), Bounds(depth=256, items=64))
+    with pytest.raises(ProtocolError, match="nested"):
+        parse_call(nested(9), Bounds(depth=8, items=1_000_000))
 
 
 SIZE = ROOT.message_bytes

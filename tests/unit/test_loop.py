@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 import socket
 import time
+import types
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
-from bridge.loop import HANGUP, READ, WRITE, Future, Loop
+from bridge import loop as module
+from bridge.loop import HANGUP, READ, WRITE, Future, Loop, Share
 
 
 @pytest.fixture
@@ -421,3 +423,384 @@ def test_coroutines_wait_for_each_other(loop: Loop) -> None:
     loop.call_later(0.001, lambda: ready.resolve(None))
     run(loop, 0.01)
     assert log == ["a", "b"]
+
+
+# --- shares ---------------------------------------------------------------------------------------------------------
+
+
+class Shares:
+    """Users whose work takes as long as a test says: time goes on only by work. `log` says who worked, in order."""
+
+    def __init__(self, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._loop = loop
+        self.now = 0.0
+        self.log: list[str] = []
+        self._shares: list[Share] = []
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(module, "TURN_MAX", 100)
+
+    def share(self) -> Share:
+        self._shares.append(Share(self._loop))
+        return self._shares[-1]
+
+    def work(
+        self, share: Share, name: str, costs: float, times: int = 1, then: Callable[[], None] = lambda: None
+    ) -> None:
+        """So many callbacks, each of which takes its time. In the last one something else happens as well."""
+
+        def one(last: bool) -> None:
+            self.now += costs
+            self.log.append(name)
+            if last:
+                then()
+
+        for number in range(times):
+            share.call_soon(lambda last=number == times - 1: one(last))  # type: ignore[misc]
+
+    def run(self, number: int) -> str:
+        """What is done in so many turns."""
+        before = len(self.log)
+
+        def again(left: int) -> None:
+            self._loop.call_soon(self._loop.stop if left == 1 else lambda: again(left - 1))
+
+        again(number)
+        self._loop.run()
+        return "".join(self.log[before:])
+
+    def close(self) -> None:
+        for share in self._shares:
+            share.close()
+
+
+@pytest.fixture
+def shares(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shares]:
+    shares = Shares(loop, monkeypatch)
+    yield shares
+    shares.close()
+
+
+def test_shares_do_one_thing_a_turn_and_take_turns(shares: Shares) -> None:
+    a, b = shares.share(), shares.share()
+    shares.work(a, "a", 1, 4)
+    shares.work(b, "b", 1, 2)
+    assert shares.run(1) == "a"
+    assert shares.run(10) == "babaa"
+
+
+def test_a_share_is_one_of_those_that_contend_however_much_it_has_to_do(shares: Shares, loop: Loop) -> None:
+    a, b = shares.share(), shares.share()
+    for _ in range(3):
+        shares.work(a, "a", 1, 4)
+        shares.work(b, "b", 1, 4)
+        shares.run(2)
+        assert len(loop._contenders) == 2
+    shares.run(20)
+    assert loop._contenders == []
+
+
+def test_a_share_whose_event_is_gone_by_its_turn_does_nothing(
+    shares: Shares, loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    (here, there), _ = pairs
+    share = shares.share()
+    share.watch(here.fileno(), READ, lambda _: shares.log.append("event"))
+    there.send(b"x")
+    loop.call_soon(lambda: share.unwatch(here.fileno()))
+    assert shares.run(3) == ""
+    assert loop._contenders == []
+
+
+def test_who_needs_more_time_has_fewer_turns(shares: Shares) -> None:
+    """Both get the same time, whatever it is made of."""
+    a, b = shares.share(), shares.share()
+    shares.work(a, "a", 5, 3)
+    shares.work(b, "b", 1, 15)
+    assert shares.run(40) == "abbbbbabbbbbabbbbb"
+
+
+def test_a_turn_counts_as_no_more_than_a_call_can_take(shares: Shares, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process took in between is not this user's debt."""
+    monkeypatch.setattr(module, "TURN_MAX", 2)
+    a, b = shares.share(), shares.share()
+    shares.work(a, "a", 50, 3)
+    shares.work(b, "b", 1, 6)
+    assert shares.run(40) == "abbabbabb"
+
+
+def test_turns_are_the_same_whoever_came_first(shares: Shares) -> None:
+    a, b = shares.share(), shares.share()
+    shares.work(b, "b", 1, 10)
+    shares.work(a, "a", 5, 2)
+    assert shares.run(40) == "babbbbbabbbb"
+
+
+def test_time_that_was_not_used_is_not_saved_up(shares: Shares) -> None:
+    """Who comes after a while has its turn at once, and from then on as often as others."""
+    a, b = shares.share(), shares.share()
+    shares.work(a, "a", 1, 200)
+    shares.run(100)
+    assert b.used == 0
+    shares.work(b, "b", 1, 5)
+    assert shares.run(12) == "bababababaaa"
+
+
+def test_time_that_was_used_is_not_forgotten_by_having_nothing_to_do(shares: Shares) -> None:
+    """Or who asks for much, but for one thing at a time, would be served before others each time."""
+    a, b = shares.share(), shares.share()
+    shares.work(a, "a", 1, 100)
+    assert shares.run(1) == "a"
+    shares.work(b, "b", 10)
+    assert shares.run(2) == "ba"
+    shares.work(b, "b", 10)
+    assert shares.run(10) == "a" * 9 + "b"
+
+
+def test_who_has_something_to_do_at_last_is_next(
+    shares: Shares, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    """It came while another had its turn, so it is behind none who was there then."""
+    (here, there), _ = pairs
+    a, b = shares.share(), shares.share()
+    shares.work(a, "a", 1, 3)
+    shares.work(a, "A", 1, then=lambda: assert_sent(there))
+    shares.work(a, "a", 1, 3)
+
+    def handler(_: int) -> None:
+        here.recv(10)
+        shares.log.append("b")
+
+    b.watch(here.fileno(), READ, handler)
+    assert shares.run(10) == "aaaAbaaa"
+    b.unwatch(here.fileno())
+
+
+def assert_sent(sender: socket.socket) -> None:
+    assert sender.send(b"x") == 1
+
+
+def test_the_loops_own_callbacks_do_not_wait_for_shares(shares: Shares, loop: Loop) -> None:
+    a = shares.share()
+    shares.work(a, "a", 1, 5)
+    loop.call_soon(lambda: loop.call_soon(lambda: shares.log.append("-")))
+    assert shares.run(10) == "a-aaaa"
+
+
+def test_a_share_hears_of_its_descriptors(
+    shares: Shares, loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    (here, there), _ = pairs
+    share, heard = shares.share(), list[int]()
+
+    def handler(events: int) -> None:
+        heard.append(events)
+        loop.stop()
+
+    share.watch(here.fileno(), WRITE, handler)
+    there.send(b"x")
+    loop.run()
+    share.change(here.fileno(), READ)
+    loop.run()
+    here.recv(1)
+    share.change(here.fileno(), 0)
+    there.close()
+    loop.run()
+    assert heard[:2] == [WRITE, READ]
+    assert heard[2] & HANGUP
+    share.unwatch(here.fileno())
+    shares.run(5)
+    assert len(heard) == 3
+    assert share._handlers == {}
+
+
+def test_a_descriptor_of_a_share_that_is_ready_again_and_again_has_one_turn_of_many(
+    shares: Shares, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    """Between two of its events, others of the same share and other shares have theirs."""
+    (first, first_peer), (second, second_peer) = pairs
+    a, b = shares.share(), shares.share()
+    for peer in (first_peer, second_peer):
+        peer.send(b"never read")
+
+    def handler(name: str) -> Callable[[int], None]:
+        def handle(_: int) -> None:
+            shares.now += 1
+            shares.log.append(name)
+
+        return handle
+
+    a.watch(first.fileno(), READ, handler("1"))
+    a.watch(second.fileno(), READ, handler("2"))
+    shares.work(b, "b", 1, 100)
+    shares.run(2)
+    assert shares.run(8) in ("1b2b1b2b", "2b1b2b1b", "b1b2b1b2", "b2b1b2b1")
+    a.unwatch(first.fileno())
+    a.unwatch(second.fileno())
+
+
+def test_callbacks_and_descriptors_of_a_share_do_not_starve_each_other(
+    shares: Shares, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    (here, there), _ = pairs
+    share = shares.share()
+    there.send(b"never read")
+    share.watch(here.fileno(), READ, lambda _: shares.log.append("d"))
+    shares.work(share, "c", 0, 100)
+    assert shares.run(8) == "dcdcdcdc"
+    share.unwatch(here.fileno())
+    assert shares.run(3) == "ccc"
+    share.watch(here.fileno(), READ, lambda _: shares.log.append("d"))
+    assert shares.run(4) == "dcdc"
+    share.unwatch(here.fileno())
+
+
+def test_callbacks_of_a_share_run_in_their_order_and_those_they_ask_for_after_them(shares: Shares) -> None:
+    share = shares.share()
+    share.call_soon(lambda: shares.work(share, "c", 1))
+    shares.work(share, "a", 1)
+    shares.work(share, "b", 1)
+    assert shares.run(1) == ""
+    assert shares.run(10) == "abc"
+
+
+def test_a_share_without_anything_to_do_costs_no_time(
+    shares: Shares, loop: Loop, pairs: list[tuple[socket.socket, socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here, there), _ = pairs
+    share = shares.share()
+
+    def read(_: int) -> None:
+        here.recv(10)
+
+    share.watch(here.fileno(), READ, read)
+    shares.work(share, "a", 1)
+    there.send(b"x")
+    assert shares.run(5) == "a"
+    assert loop._contenders == []
+    assert loop._patience() is None
+    monkeypatch.undo()
+    loop.call_later(0.1, loop.stop)
+    started = time.process_time()
+    loop.run()
+    assert time.process_time() - started < 0.05
+    share.unwatch(here.fileno())
+
+
+def test_what_comes_after_a_wait_is_a_turn_of_its_own_share(shares: Shares, loop: Loop) -> None:
+    a, b, future = shares.share(), shares.share(), Future[str](loop)
+
+    async def wait(name: str) -> str:
+        await future
+        return name
+
+    def done(name: str) -> None:
+        shares.now += 1
+        shares.log.append(name)
+
+    for _ in range(3):
+        a.start(wait("a"), done)
+    b.start(wait("b"), done)
+    future.resolve("")
+    assert shares.run(1) == "a"
+    assert shares.run(1) == "b"
+    assert shares.run(5) == "aa"
+
+
+def test_a_coroutine_of_a_share_runs_at_once_as_far_as_it_goes(shares: Shares) -> None:
+    share, log = shares.share(), list[str]()
+
+    async def body() -> str:
+        return "done"
+
+    share.start(body(), log.append)
+    assert log == ["done"]
+
+
+def test_who_did_not_say_waits_in_the_loops_own_time(loop: Loop) -> None:
+    """And who did, in the time that it said, whether there is a result by then or not."""
+    future, log, own = Future[None](loop), list[str](), list[Callable[[], None]]()
+    future.when_done(lambda: log.append("a"), own.append)
+    future.when_done(lambda: log.append("b"))
+    future.resolve(None)
+    future.when_done(lambda: log.append("c"), own.append)
+    run(loop)
+    assert log == ["b"]
+    for callback in own:
+        callback()
+    assert log == ["b", "a", "c"]
+
+
+def test_who_is_forgotten_is_not_called(loop: Loop) -> None:
+    future, log = Future[None](loop), list[str]()
+
+    def forgotten() -> None:
+        log.append("forgotten")
+
+    future.when_done(forgotten)
+    future.when_done(lambda: log.append("other"))
+    future.forget(forgotten)
+    future.resolve(None)
+    run(loop)
+    assert log == ["other"]
+
+
+def test_a_timer_of_a_share_goes_off_as_any_other(loop: Loop) -> None:
+    share, log = Share(loop), list[float]()
+    started = time.monotonic()
+    share.call_later(0.02, lambda: log.append(time.monotonic() - started))
+    share.call_later(0.01, lambda: log.append(0)).cancel()
+    run(loop, 0.04)
+    (after,) = log
+    assert after >= 0.02
+    share.close()
+
+
+def test_a_share_that_is_closed_hears_nothing_and_still_does_what_was_asked_for(
+    loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    (here, there), _ = pairs
+    before = len(os.listdir("/proc/self/fd"))
+    share, log = Share(loop), list[str]()
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    share.watch(here.fileno(), READ, lambda _: log.append("event"))
+    share.call_soon(lambda: log.append("a"))
+    share.call_soon(lambda: share.call_soon(lambda: log.append("b")))
+    share.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(loop._handlers) == 0
+    there.send(b"x")
+    run(loop, 0.01)
+    assert log == ["a", "b"]
+    assert loop._contenders == []
+    share.call_soon(lambda: log.append("c"))
+    run(loop, 0.01)
+    assert log == ["a", "b", "c"]
+
+
+def test_a_share_may_be_closed_in_its_turn(loop: Loop, pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+    """As by a user's last connection that ends. What is left to do is done."""
+    (here, there), _ = pairs
+    share, log = Share(loop), list[str]()
+
+    def handler(_: int) -> None:
+        share.call_soon(lambda: log.append("later"))
+        share.unwatch(here.fileno())
+        share.close()
+
+    share.watch(here.fileno(), READ, handler)
+    there.send(b"x")
+    run(loop, 0.01)
+    assert log == ["later"]
+    assert loop._contenders == []
+
+
+def test_a_bug_in_a_turn_ends_the_loop(loop: Loop) -> None:
+    share = Share(loop)
+
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    share.call_soon(bug)
+    with pytest.raises(ZeroDivisionError):
+        loop.run()
+    share.close()

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,10 @@ import pytest
 from jeepney.fds import FileDescriptor
 
 from bridge import activation, journal, server
-from bridge.framing import ROOT
+from bridge import loop as loop_module
+from bridge.framing import ROOT, Bounds
 from bridge.limits import Limits
-from bridge.loop import Future, Loop
+from bridge.loop import Future, Loop, Share
 from bridge.messages import Call, Peer, Reply
 from bridge.server import Server
 
@@ -1485,3 +1487,429 @@ def test_a_pause_that_ends_does_not_lift_the_limit(
     assert len(stage.server._connections) == 2
     for other in waiting:
         other.close()
+
+
+def test_nothing_spins_when_a_reply_is_read_at_last_and_the_next_call_takes_long(stage: Stage, client: Client) -> None:
+    """While the reply waited, the kernel was asked when more could be written. Now it could be, without end."""
+    client.send_bytes(message("t.Big", {"n": 1}) + message("t.Hold"))
+    stage.turn()
+    client.receive()
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    assert len(poll_times(stage, 0.1)) < 20
+    stage.dispatcher.release()
+    assert client.receive() == [{"parameters": {"released": True}}]
+    assert client.echo()
+
+
+@pytest.mark.parametrize("what", ["its connection", "its user"])
+def test_a_client_that_there_is_no_memory_for_leaves_nothing_behind(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line], what: str
+) -> None:
+    """epoll_ctl(2) may fail as well as accept(2): ENOMEM, and ENOSPC for fs.epoll.max_user_watches."""
+    monkeypatch.setattr(server, "ACCEPT_PAUSE", 0.02)
+    made: list[Peer] = []
+    real_peer, real_watch = server.peer_of, loop_module.Share.watch
+
+    def peer_of(client: socket.socket, loop: Loop, name: str = "") -> Peer:
+        made.append(real_peer(client, loop, name))
+        return made[-1]
+
+    def no_room(share: Share, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        if share is stage.server._door:
+            real_watch(share, fd, events, handler)
+        else:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_user(loop: Loop, uid: int) -> server.User:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(server, "peer_of", peer_of)
+    idle = stage.server._idle_timer
+    with monkeypatch.context() as patch:
+        if what == "its user":
+            patch.setattr(server, "User", no_user)
+        else:
+            patch.setattr(loop_module.Share, "watch", no_room)
+        assert stage.client().hung_up()
+        stage.turn()
+        assert stage.server._users == {}
+        assert not stage.server._connections
+        assert stage.server._idle_timer is idle
+        assert "closed" in repr(made[0].pidfd)
+    # Who is in stays in, and keeps its part.
+    client = stage.client()
+    assert client.echo()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.Share, "watch", no_room)
+        assert stage.client().hung_up()
+    assert client.echo()
+    assert stage.server._connections_of(os.getuid()) == 1
+    assert {line.priority for line in logged} == {journal.WARNING}
+
+
+# --- users take turns -----------------------------------------------------------------------------------------------
+
+
+def flood(stage: Stage, monkeypatch: pytest.MonkeyPatch, connections: int, calls: int) -> list[Client]:
+    """One user's connections, each with so many calls at once. Who comes next is another user."""
+    clients_of(monkeypatch, *[USER] * connections, *range(USER + 1, USER + 10))
+    clients = [stage.client() for _ in range(connections)]
+    stage.until(lambda: len(stage.server._connections) == connections)
+    for number, client in enumerate(clients):
+        client.send_bytes(b"".join(message("t.Echo", {"n": f"{number}/{n}"}) for n in range(calls)))
+    return clients
+
+
+def test_a_quiet_user_does_not_wait_for_one_that_floods(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connections with however many calls it has: they all are one user's."""
+    clients, asked = flood(stage, monkeypatch, 100, 50), stage.dispatcher.calls
+    quiet = stage.client()
+    for n in range(20):
+        stage.until(lambda: len(asked) > 200 * n)  # noqa: B023
+        before = len(asked)
+        quiet.send("t.Echo", {"n": "quiet"})
+        stage.until(lambda: "quiet" in stage.dispatcher.asked[before:])  # noqa: B023
+        # The loop may have been about to begin one, and each call of the one is a turn like one of the other.
+        assert stage.dispatcher.asked[before:].index("quiet") <= 2
+        assert quiet.receive() == [{"parameters": {"n": "quiet"}}]
+    assert len(asked) < 5000, "the flood was over before the end of the test"
+    for number, client in enumerate(clients):
+        assert client.receive(50) == [{"parameters": {"n": f"{number}/{n}"}} for n in range(50)]
+
+
+def test_a_newcomer_does_not_wait_for_one_that_floods(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    flood(stage, monkeypatch, 50, 50)
+    stage.until(lambda: len(stage.dispatcher.calls) > 100)
+    before = len(stage.dispatcher.calls)
+    newcomer = stage.client()
+    newcomer.send("t.Echo", {"n": "new"})
+    stage.until(lambda: "new" in stage.dispatcher.asked)
+    assert stage.dispatcher.asked.index("new") - before <= 4
+    assert newcomer.receive() == [{"parameters": {"n": "new"}}]
+    stage.until(lambda: len(stage.dispatcher.calls) == 50 * 50 + 1)
+
+
+def test_connections_of_one_user_take_turns(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of each, in turns, whoever has how many."""
+    clients = flood(stage, monkeypatch, 3, 20)
+    for client in clients:
+        client.receive(20)
+    order = [str(n).partition("/")[0] for n in stage.dispatcher.asked]
+    for number in "012":
+        # Between two of one, there is no third of another.
+        places = [index for index, each in enumerate(order) if each == number]
+        assert all(later - earlier <= 6 for earlier, later in itertools.pairwise(places))
+
+
+def test_a_turn_is_one_call(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    give_turn = stage.loop._give_turn
+
+    def counted() -> None:
+        before = len(stage.dispatcher.calls)
+        give_turn()
+        begun.append(len(stage.dispatcher.calls) - before)
+
+    monkeypatch.setattr(stage.loop, "_give_turn", counted)
+    clients = flood(stage, monkeypatch, 3, 20)
+    # Neither do replies that wait make it more, nor one that is read at last, nor calls without a reply.
+    clients[0].send_bytes(b"".join(message(f"t.{what}") for what in ("Big", "Echo", "Fd", "Echo", "BigFd", "Echo")))
+    clients[1].send_bytes(b"".join(message("t.Echo", oneway=True) for _ in range(20)) + message("t.Echo"))
+    clients[0].receive(26)
+    clients[1].receive(21)
+    clients[2].receive(20)
+    clients[2].send_bytes(message("t.Hold") + b"".join(message("t.Echo") for _ in range(20)))
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    stage.dispatcher.release()
+    clients[2].receive(21)
+    assert sum(begun) == 20 + 6 + 20 + 21 + 20 + 21
+    assert max(begun) == 1
+
+
+def test_what_is_done_when_a_call_is_answered_takes_time_of_its_user(stage: Stage, user: Client) -> None:
+    user.send("t.Hold")
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    share = stage.server._users[USER].share
+    before = share.used
+    stage.dispatcher.release()
+    assert len(share._ready) == 1
+    assert user.receive() == [{"parameters": {"released": True}}]
+    assert share.used > before
+
+
+def test_a_user_has_its_share_as_long_as_it_has_a_connection(stage: Stage, user: Client) -> None:
+    assert user.echo()
+    share = stage.server._users[USER].share
+    second = stage.client()
+    assert second.echo()
+    assert stage.server._users[USER].share is share
+    user.close()
+    stage.until(lambda: len(stage.server._connections) == 1)
+    assert second.echo()
+    assert not share._epoll.closed
+    second.close()
+    stage.until(lambda: not stage.server._users)
+    assert share._epoll.closed
+    again = stage.client()
+    assert again.echo()
+    assert stage.server._users[USER].share is not share
+    assert stage.server._users[USER].connections == 1
+
+
+def test_a_user_that_left_in_a_call_has_its_share_until_it_is_over(stage: Stage, user: Client) -> None:
+    user.send("t.Hold")
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    share = stage.server._users[USER].share
+    user.close()
+    stage.turn()
+    assert not share._epoll.closed
+    # Who comes meanwhile is the same user.
+    again = stage.client()
+    assert again.echo()
+    assert stage.server._users[USER].share is share
+    stage.dispatcher.release()
+    stage.until(lambda: len(stage.server._connections) == 1)
+    assert again.echo()
+
+
+def test_what_comes_while_whole_calls_wait_stays_in_the_kernel(
+    stage: Stage, user: Client, logged: list[Line]
+) -> None:
+    """So a client may send ahead as much as it likes: it is never too much that waits here."""
+    call = message("t.Echo", {"n": 1})
+    most = 0
+
+    def watched() -> bool:
+        nonlocal most
+        most = max(most, stage.server._buffered)
+        user.look()
+        return len(user._replies) == 8_000
+
+    stage.server.limits = Limits(buffered_bytes=4 * (65536 + 3 * len(call)))
+    data = memoryview(call * 8_000)
+    while data:
+        try:
+            data = data[user.socket.send(data) :]
+        except BlockingIOError:
+            stage.turn(0)
+            user.look()
+            most = max(most, stage.server._buffered)
+    stage.until(watched, 30)
+    assert 0 < most < 65536 + 3 * len(call)
+    assert stage.server._buffered == 0
+    assert logged == []
+
+
+def test_nothing_is_read_while_a_call_is_under_way(stage: Stage, user: Client) -> None:
+    user.send("t.Hold")
+    stage.turn()
+    sent = 0
+    try:
+        while True:
+            sent += user.socket.send(b" " * 65536)
+    except BlockingIOError:
+        pass
+    stage.turn()
+    assert stage.server._buffered == server.memory_of(message("t.Hold")[:-1]), "the call itself"
+    with pytest.raises(BlockingIOError):
+        user.socket.send(b" ")
+
+
+# --- how long a client may take -------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The loop's, which tests set forward."""
+
+    def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._stage = stage
+        self._ahead = 0.0
+        monkeypatch.setattr(
+            loop_module, "time", types.SimpleNamespace(monotonic=lambda: time.monotonic() + self._ahead)
+        )
+
+    def advance(self, seconds: float) -> None:
+        """With what was to be done before it done before, and what is due by then done, too."""
+        self._stage.turn(0.01)
+        self._ahead += seconds
+        self._stage.turn(0.01)
+
+
+@pytest.fixture
+def clock(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(stage, monkeypatch)
+
+
+HALF = message("t.Echo", {"n": 7})[:20]
+REST = message("t.Echo", {"n": 7})[20:]
+MOMENT = 0.5  # for what the tests themselves take
+
+
+def test_a_call_may_take_so_long_to_come(stage: Stage, user: Client, clock: Clock) -> None:
+    """And half of the next as long again."""
+    for _ in range(3):
+        user.send_bytes(HALF)
+        clock.advance(30 - MOMENT)
+        user.send_bytes(REST + HALF)
+        assert user.receive() == echoes(7)
+        clock.advance(30 - MOMENT)
+        user.send_bytes(REST)
+        assert user.receive() == echoes(7)
+
+
+@pytest.mark.parametrize("half", [HALF, HALF[:1], HALF + b" " * 60_000], ids=["half", "a byte", "much"])
+def test_a_call_that_takes_longer_to_come_ends_its_connection(
+    stage: Stage, user: Client, clock: Clock, logged: list[Line], half: bytes
+) -> None:
+    other = stage.client()
+    user.send_bytes(half)
+    clock.advance(30 - MOMENT)
+    assert user.silent()
+    clock.advance(MOMENT)
+    user.look()
+    assert user.left
+    assert [(line.priority, line.message.partition(": ")[2]) for line in logged] == [
+        (journal.DEBUG, "the client did not send all of a call in time")
+    ]
+    assert other.echo()
+    assert stage.server._buffered == 0
+
+
+def test_who_says_nothing_may_take_for_ever(stage: Stage, user: Client, clock: Clock) -> None:
+    clock.advance(10_000)
+    assert user.echo()
+    clock.advance(10_000)
+    assert user.echo()
+    assert stage.loop._patience() is None
+
+
+def test_a_byte_now_and_then_gives_no_more_time(stage: Stage, user: Client, clock: Clock) -> None:
+    """The time is that of the whole call, from its first byte."""
+    for byte in HALF[:10]:
+        user.send_bytes(bytes([byte]))
+        clock.advance(3 - MOMENT / 10)
+    assert user.silent()
+    clock.advance(MOMENT)
+    user.look()
+    assert user.left
+
+
+def test_root_has_no_more_time_than_others(stage: Stage, client: Client, clock: Clock) -> None:
+    client.send_bytes(HALF)
+    clock.advance(30)
+    client.look()
+    assert client.left
+
+
+def test_the_time_of_a_call_under_way_does_not_count(stage: Stage, user: Client, clock: Clock) -> None:
+    """Nobody reads then, so that who sends ahead is not to blame."""
+    user.send_bytes(message("t.Hold") + HALF)
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    clock.advance(1000)
+    stage.dispatcher.release()
+    assert user.receive() == [{"parameters": {"released": True}}]
+    clock.advance(30 - MOMENT)
+    user.send_bytes(REST)
+    assert user.receive() == echoes(7)
+
+
+def test_half_a_call_after_one_under_way_has_its_time_from_then_on(stage: Stage, user: Client, clock: Clock) -> None:
+    user.send_bytes(message("t.Hold") + HALF)
+    stage.until(lambda: len(stage.dispatcher.held) == 1)
+    clock.advance(1000)
+    stage.dispatcher.release()
+    assert user.receive() == [{"parameters": {"released": True}}]
+    clock.advance(30)
+    user.look()
+    assert user.left
+
+
+def test_the_time_of_a_reply_that_is_not_read_is_not_that_of_the_next_call(
+    stage: Stage, user: Client, clock: Clock
+) -> None:
+    user.send_bytes(message("t.Big", {"n": 1}) + HALF)
+    clock.advance(60 - MOMENT)
+    assert user.receive()[0]["parameters"]["n"] == 1
+    clock.advance(30 - MOMENT)
+    assert user.silent()
+    clock.advance(MOMENT)
+    user.look()
+    assert user.left
+
+
+@pytest.mark.parametrize("uid", [USER, 0])
+@pytest.mark.parametrize("method", ["t.Big", "t.BigFd"])
+def test_a_reply_may_lie_for_so_long(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, clock: Clock, method: str, uid: int
+) -> None:
+    clients_of(monkeypatch, uid)
+    client = stage.client()
+    for n in range(2):
+        client.send(method, {"n": n})
+        clock.advance(60 - MOMENT)
+        assert client.receive()[0]["parameters"]["n"] == n
+
+
+@pytest.mark.parametrize("uid", [USER, 0])
+@pytest.mark.parametrize("calls", [["Big"], ["BigFd"], ["Echo", "Fd"]], ids=["big", "big FD", "FD"])
+def test_a_reply_that_lies_for_longer_ends_its_connection(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, clock: Clock, logged: list[Line], calls: list[str], uid: int
+) -> None:
+    clients_of(monkeypatch, uid)
+    client, other = stage.client(), stage.client()
+    client.send_bytes(b"".join(message(f"t.{what}") for what in calls))
+    stage.until(lambda: len(stage.dispatcher.calls) == len(calls))
+    clock.advance(60 - MOMENT)
+    assert len(stage.server._connections) == 2
+    # Reading a little gives no more time.
+    client.socket.recv(1)
+    clock.advance(MOMENT)
+    assert len(stage.server._connections) == 1
+    assert [(line.priority, line.message.partition(": ")[2]) for line in logged] == [
+        (journal.DEBUG, "the client did not read its reply in time")
+    ]
+    assert all("closed" in repr(pty) for pty in stage.dispatcher.pty)
+    assert other.echo()
+    assert stage.server._buffered == 0
+
+
+@pytest.mark.parametrize(
+    ("uid", "limits", "bounds"),
+    [
+        (USER, Limits(), Bounds(65536, 32, 1024)),
+        (USER, Limits(message_bytes=4096, depth=8, items=64), Bounds(4096, 8, 64)),
+        (USER, Limits(message_bytes=1 << 24, depth=256, items=1_000_000), Bounds(1 << 24, 256, 1_000_000)),
+        (0, Limits(), ROOT),
+        (0, Limits(message_bytes=4096, depth=8, items=64), ROOT),
+        (0, Limits(message_bytes=1 << 24), Bounds(1 << 24, ROOT.depth, ROOT.items)),
+        (0, Limits(depth=256), Bounds(ROOT.message_bytes, 256, ROOT.items)),
+        (0, Limits(items=1_000_000), Bounds(ROOT.message_bytes, ROOT.depth, 1_000_000)),
+    ],
+)
+def test_a_call_of_a_user_is_held_to_the_limits_and_one_of_root_to_no_less_than_it_can_need(
+    uid: int, limits: Limits, bounds: Bounds
+) -> None:
+    assert server.bounds_of(uid, limits) == bounds
+
+
+@pytest.mark.parametrize(("uid", "answered"), [(USER, False), (0, True)])
+@pytest.mark.parametrize("what", ["depth", "items"])
+def test_the_bounds_of_a_call_are_those_of_its_user(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged: list[Line], what: str, uid: int, answered: bool
+) -> None:
+    stage.server.limits = Limits(depth=8, items=64)
+    clients_of(monkeypatch, uid)
+    client = stage.client()
+    deep: list[Any] = []
+    for _ in range(6):
+        deep = [deep]
+    for above, parameters in enumerate(
+        [{"x": deep[0]}, {"x": deep}] if what == "depth" else [{"x": [1] * 61}, {"x": [1] * 62}]
+    ):
+        client.send("t.Echo", parameters)
+        if answered or not above:
+            assert client.receive() == [{"parameters": parameters}]
+        else:
+            assert client.hung_up()
+    assert len(logged) == (not answered)
+    assert stage.client().echo()
