@@ -68,6 +68,7 @@ def host(suite: str) -> Iterator[Host]:
     with _boot(suite) as host:
         host.install()
         host.guest(GUEST)
+        warm(host)
         yield host
 
 
@@ -108,7 +109,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     host: Host = request.getfixturevalue("host")
-    if host.bridge_pid() != _warm.get(host.name):
+    if host.bridge_pid() is None or host.bridge_pid() != _warm.get(host.name):
         # Another process than at the last look: it opens its connections to the bus when it first needs them.
         warm(host)
     processes = set(host.left_behind())
