@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """systemd-machined as this service sees it: org.freedesktop.machine1(5), and what its errors mean to a client."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, TypeAlias
 
 from jeepney import DBusAddress, new_method_call
+from jeepney.bus_messages import message_bus
+from jeepney.fds import FileDescriptor
 
 from . import errors
 from .bus import DEADLINE, Bus, DBusError
 from .limits import Limits
 from .loop import Loop
 from .reads import Read
+from .remembered import Machines, Remembered
 from .turns import ROOT
 
 _MANAGER = DBusAddress(
@@ -20,6 +24,8 @@ _MANAGER = DBusAddress(
 
 # Members without parameters that change nothing, and their replies.
 READS = {"ListMachines": "a(ssso)", "ListImages": "a(ssbttto)"}
+# (name, type, read-only, ctime, mtime, usage, object path)
+Images: TypeAlias = Sequence[tuple[str, str, bool, int, int, int, str]]
 # What a guest or a disk has to do first, so that it may take long.
 SLOW = ("OpenMachineShell", "CopyFromMachine", "CopyToMachine", "CloneImage", "RemoveImage")
 # Other calls of one user at a time: machined does one after the other, so more would only be in others' way.
@@ -74,13 +80,17 @@ class Machined:
     """
 
     def __init__(self, loop: Loop, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
-        reads = Bus(loop)
-        self._reads = {
-            member: Read(loop, reads, new_method_call(_MANAGER, member), reply) for member, reply in READS.items()
-        }
+        self._loop = loop
+        self._reads = Bus(loop)
+        self._machines = Read(
+            loop, self._reads, new_method_call(_MANAGER, "ListMachines"), READS["ListMachines"], machines_by_name
+        )
+        self._images = Read(
+            loop, self._reads, new_method_call(_MANAGER, "ListImages"), READS["ListImages"], images_in_order
+        )
+        self._remembered = Remembered()
         self._quick = Bus(loop, AT_ONCE, limits.waiting_calls)
         self._slow = Bus(loop, limits.calls_per_user, limits.waiting_calls)
-        self._buses = (reads, self._quick, self._slow)
         self._user = ROOT
 
     def on_behalf_of(self, user: int) -> "Machined":
@@ -89,9 +99,22 @@ class Machined:
         view._user = user
         return view
 
-    async def read(self, member: str) -> tuple[Any, ...]:
-        """The body of machined's reply, which many may share. Raises what Bus.call raises."""
-        return await self._reads[member].answer()
+    async def machines(self) -> Machines:
+        """What machined would list now. Many may share it. Raises what Bus.call raises."""
+        remembered = self._remembered.recall()
+        if remembered is not None:
+            return remembered
+        stamp = self._remembered.look()
+        machines = await self._machines.answer()
+        if stamp is not None:
+            self._remembered.keep(stamp, machines)
+        elif self._remembered.wants_process():
+            self._loop.start(self._find_process(), self._remembered.watch)
+        return machines
+
+    async def images(self) -> Images:
+        """The images by their names' order, which many may share. Raises what Bus.call raises."""
+        return await self._images.answer()
 
     async def call(
         self, member: str, signature: str, *arguments: object, reply: str = "", deadline: float | None = DEADLINE
@@ -103,5 +126,35 @@ class Machined:
         )
 
     def close(self) -> None:
-        for bus in self._buses:
+        self._remembered.close()
+        for bus in (self._reads, self._quick, self._slow):
             bus.close()
+
+    async def _find_process(self) -> FileDescriptor | None:
+        """machined's process; None if it cannot be told which one it is.
+
+        The name has the same owner before and after, so the PID is not another's yet.
+        """
+        process = None
+        try:
+            (owner,) = await self._reads.call(message_bus.GetNameOwner(_MANAGER.bus_name), "s")
+            (pid,) = await self._reads.call(message_bus.GetConnectionUnixProcessID(owner), "u")
+            process = FileDescriptor(os.pidfd_open(pid))
+            (still,) = await self._reads.call(message_bus.GetNameOwner(_MANAGER.bus_name), "s")
+            if still == owner:
+                return process
+        except (DBusError, errors.VarlinkError, OSError):
+            pass
+        if process is not None:
+            process.close()
+        return None
+
+
+def images_in_order(body: tuple[Any, ...]) -> Images:
+    """The reply of ListImages."""
+    return sorted(body[0])
+
+
+def machines_by_name(body: tuple[Any, ...]) -> Machines:
+    """The reply of ListMachines."""
+    return {entry[0]: entry for entry in sorted(body[0])}

@@ -24,9 +24,9 @@ NAME_MAX = 255
 
 
 async def list_machines(machined: Machined, parameters: Parameters) -> Reply:
-    (machines,) = await machined.read("ListMachines")
+    machines = (await machined.machines()).values()
     everything = parameters.get("all", False)
-    return Reply({"machines": [_machine(*entry) for entry in sorted(machines) if everything or entry[1] != "host"]})
+    return Reply({"machines": [_machine(*entry) for entry in machines if everything or entry[1] != "host"]})
 
 
 async def get_machine(machined: Machined, parameters: Parameters) -> Reply:
@@ -35,11 +35,10 @@ async def get_machine(machined: Machined, parameters: Parameters) -> Reply:
     Nor could the object be asked by its path, since the one of a machine called `self` is that of the caller's own.
     """
     name = parameters["name"]
-    (machines,) = await machined.read("ListMachines")
-    for entry in machines:
-        if entry[0] == name:
-            return Reply({"machine": _machine(*entry)})
-    raise NoSuchMachine(name)
+    entry = (await machined.machines()).get(name)
+    if entry is None:
+        raise NoSuchMachine(name)
+    return Reply({"machine": _machine(*entry)})
 
 
 async def terminate_machine(machined: Machined, parameters: Parameters) -> Reply:
@@ -83,9 +82,9 @@ async def copy_to_machine(machined: Machined, parameters: Parameters) -> Reply:
 
 
 async def list_images(machined: Machined, parameters: Parameters) -> Reply:
-    (images,) = await machined.read("ListImages")
+    images = await machined.images()
     everything = parameters.get("all", False)
-    return Reply({"images": [_image(*entry) for entry in sorted(images) if everything or entry[0] != HOST]})
+    return Reply({"images": [_image(*entry) for entry in images if everything or entry[0] != HOST]})
 
 
 async def remove_image(machined: Machined, parameters: Parameters) -> Reply:

@@ -99,7 +99,7 @@ def test_machined_is_killed_before_it_opened_a_shell(guest: Host) -> None:
         with Client(SOCKET) as client, Client(SOCKET) as other:
             os.kill(pid, signal.SIGSTOP)
             client.send("OpenMachineShell", shell())
-            other.send("ListMachines")
+            other.send("ListImages")
             time.sleep(0.1)  # for the bus to have them
             os.kill(pid, signal.SIGKILL)
             replies = [client.receive(), other.receive()]
@@ -187,7 +187,7 @@ def test_machined_hangs_and_goes_on(guest: Host) -> None:
             os.kill(pid, signal.SIGSTOP)
             try:
                 client.send("OpenMachineShell", shell())
-                other.send("ListMachines")
+                other.send("ListImages")
                 longest = 0.0
                 while time.monotonic() - started < TIMEOUT - 1:
                     asked = time.monotonic()
@@ -246,7 +246,7 @@ def _calls_while_the_bus_goes(machined: int, command: list[str]) -> list[str]:
     with Client(SOCKET) as client, Client(SOCKET) as other:
         os.kill(machined, signal.SIGSTOP)
         client.send("RemoveImage", {"name": "kept"})
-        other.send("ListMachines")
+        other.send("ListImages")
         time.sleep(0.1)
         pid = os.posix_spawn("/usr/bin/systemctl", ["systemctl", *command, "dbus.service"], {})
         errors = [client.receive()["error"], other.receive()["error"]]

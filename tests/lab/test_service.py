@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from bridge.machined import READS
 from tests.client import Client
 
 from .conftest import GUEST, SOCKET
@@ -129,7 +132,7 @@ def test_of_machineds_members_the_bridges_user_reaches_those_it_needs(host: Host
                 if "Access denied" not in done.stderr and "AccessDenied" not in done.stderr:
                     reached.add((interface, name.removeprefix(".")))
     source = (REPOSITORY / "bridge/methods.py").read_text()
-    needed = {("org.freedesktop.machine1.Manager", member) for member in re.findall(r'"([A-Z]\w+)"', source)}
+    needed = {("org.freedesktop.machine1.Manager", member) for member in [*READS, *re.findall(r'"([A-Z]\w+)"', source)]}
     assert reached == needed
 
 
@@ -191,6 +194,33 @@ def test_no_answer_is_stale(host: Host) -> None:
         call(host, "TerminateMachine", {"name": name})
         assert eventually(lambda name=name: name not in machines(host))  # type: ignore[misc]
         assert error(host, "GetMachine", {"name": name}) == ("io.machine1.NoSuchMachine", {"name": name})
+
+
+def test_what_machined_said_is_remembered_while_it_is_true(host: Host) -> None:
+    """As long as machined lives and no machine came or went, nobody is asked: not even one who cannot answer now."""
+    machined = int(host.run(["systemctl", "show", "--property=MainPID", "--value", "systemd-machined"]).stdout)
+
+    def conversation() -> None:
+        with Client(SOCKET) as client:
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                client.call("GetMachine", {"name": GUEST})
+                time.sleep(0.05)
+                os.kill(machined, signal.SIGSTOP)
+                try:
+                    client.socket.settimeout(0.5)
+                    assert client.call("GetMachine", {"name": GUEST})["machine"]["name"] == GUEST
+                    assert client.call("ListMachines")["machines"]
+                    return
+                except TimeoutError:
+                    # Something changed a moment ago.
+                    client.socket.settimeout(15)
+                finally:
+                    os.kill(machined, signal.SIGCONT)
+                client.receive()
+            raise AssertionError("nothing is remembered")
+
+    host.inside(conversation)
 
 
 def test_stopping_finishes_the_call_under_way(fresh_host: Host) -> None:

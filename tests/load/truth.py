@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import time
@@ -43,6 +44,8 @@ MACHINES, IMAGES = 10_000, 1_000
 ASKING, AT_ONCE = 4, 4
 STALE_SHOWN = 5
 
+# Seconds: more and less than bridge.remembered.SETTLED.
+PAUSE = 0.4
 
 class Machined:
     """machined itself, over D-Bus."""
@@ -195,8 +198,10 @@ def keep_asking(ledger: Ledger, listing: str) -> Verdict:
     return asker.verdict
 
 
-def _changes(ledger: Ledger, listing: str, count: int, make: Callable[[str, bool], None]) -> Verdict:
-    """Make so many changes and ask at once after each, while others keep asking."""
+def _changes(
+    ledger: Ledger, listing: str, count: int, make: Callable[[str, bool], None], pause: float = 0
+) -> Verdict:
+    """Make so many changes and ask at once after each, while others keep asking; `pause` seconds after each at most."""
     verdict = Verdict()
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(keep_asking, ledger, listing)) for _ in range(ASKING)]
@@ -208,6 +213,7 @@ def _changes(ledger: Ledger, listing: str, count: int, make: Callable[[str, bool
                 asker.ask(one=True)
                 asker.hear()
             asker.hear()
+            time.sleep(random.uniform(0, pause))  # noqa: S311
         asker.close()
         verdict += asker.verdict
         ledger.end()
@@ -216,7 +222,12 @@ def _changes(ledger: Ledger, listing: str, count: int, make: Callable[[str, bool
     return verdict
 
 
-def machines(count: int) -> Verdict:
+def machines_now_and_then(count: int) -> Verdict:
+    """The same with pauses, after which an answer may be remembered that is not true any more."""
+    return machines(count, PAUSE)
+
+
+def machines(count: int, pause: float = 0) -> Verdict:
     """Inside a host, as root: so many machines registered and removed, two changes each."""
     unit = "truth-leader.service"
     subprocess.run(["systemd-run", "--quiet", "--collect", f"--unit={unit}", "sleep", "infinity"], check=True)
@@ -233,7 +244,7 @@ def machines(count: int) -> Verdict:
             pass
 
     try:
-        return _changes(Ledger(), "ListMachines", 2 * count, make)
+        return _changes(Ledger(), "ListMachines", 2 * count, make, pause)
     finally:
         machined.close()
         subprocess.run(["systemctl", "stop", unit], check=True)
@@ -256,11 +267,14 @@ def images(count: int) -> Verdict:
 
 
 def judge(host: Host, machine_count: int, image_count: int) -> dict[str, Verdict]:
-    """Both on a host with the bridge, and a line for each."""
+    """All on a host with the bridge, and a line for each."""
     host.image("base")
     verdicts = {}
     try:
-        for function, count in ((machines, machine_count), (images, image_count)):
+        now_and_then = max(10, machine_count // 40)
+        for function, count in (
+            (machines, machine_count), (machines_now_and_then, now_and_then), (images, image_count)
+        ):  # fmt: skip
             started = time.monotonic()
             verdict = verdicts[function.__name__] = host.inside(function, count, timeout=60 + count)
             seconds = time.monotonic() - started

@@ -13,7 +13,8 @@ import pytest
 
 from bridge import fds, journal
 from bridge.bus import DEADLINE
-from bridge.machined import READS, Machined
+from bridge.machined import READS, Images, Machined, machines_by_name
+from bridge.remembered import Machines
 
 T = TypeVar("T")
 
@@ -86,8 +87,11 @@ class FakeMachined(Machined):
         self._body = body
         self._error = error
 
-    async def read(self, member: str) -> tuple[Any, ...]:
-        return await self.call(member, reply=READS[member])
+    async def machines(self) -> Machines:
+        return machines_by_name(await self.call("ListMachines", reply=READS["ListMachines"]))
+
+    async def images(self) -> Images:
+        return sorted((await self.call("ListImages", reply=READS["ListImages"]))[0])
 
     async def call(
         self, member: str, signature: str = "", *arguments: object, reply: str = "", deadline: float | None = DEADLINE

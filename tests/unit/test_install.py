@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bridge import authorize, policy
+from bridge.machined import READS
 
 TREE = Path(__file__).resolve().parents[2]
 CONTRIB = TREE / "contrib"
@@ -403,12 +404,14 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
     def called(module: str) -> set[str]:
         return set(re.findall(r'"([A-Z]\w+)"', (TREE / f"bridge/{module}.py").read_text(encoding="utf-8")))
 
-    polkit = "org.freedesktop.PolicyKit1"
+    machine1, polkit = "org.freedesktop.machine1", "org.freedesktop.PolicyKit1"
     assert called("polkit") == {"CheckAuthorization", "CancelCheckAuthorization"}
     assert sorted(allowed) == sorted(
         [
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "Hello"),
-            *(("org.freedesktop.machine1", "org.freedesktop.machine1.Manager", each) for each in called("methods")),
+            ("org.freedesktop.DBus", "org.freedesktop.DBus", "GetNameOwner"),
+            ("org.freedesktop.DBus", "org.freedesktop.DBus", "GetConnectionUnixProcessID"),
+            *((machine1, f"{machine1}.Manager", each) for each in called("methods") | READS.keys()),
             *((polkit, f"{polkit}.Authority", each) for each in called("polkit")),
         ]
     )

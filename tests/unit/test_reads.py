@@ -48,7 +48,7 @@ class FakeBus(Bus):
 class Reader:
     """One who waits for an answer."""
 
-    def __init__(self, loop: Loop, read: Read) -> None:
+    def __init__(self, loop: Loop, read: Read[tuple[Any, ...]]) -> None:
         self.answer: tuple[Any, ...] | None = None
         self.error: Exception | None = None
 
@@ -71,7 +71,7 @@ class Desk:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self.bus = FakeBus(loop)
-        self.read = Read(loop, self.bus, MESSAGE, "as")
+        self.read = Read(loop, self.bus, MESSAGE, "as", lambda body: body)
 
     def ask(self) -> Reader:
         return Reader(self._loop, self.read)
