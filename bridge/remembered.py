@@ -31,8 +31,8 @@ Stamp: TypeAlias = tuple[int, int, int, int]
 class Remembered:
     """One list, and when it is true."""
 
-    def __init__(self, directory: Path = DIRECTORY) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = DIRECTORY if directory is None else directory
         self._machines: Machines | None = None
         self._stamp: Stamp | None = None
         self._process: FileDescriptor | None = None
@@ -68,7 +68,7 @@ class Remembered:
 
     def wants_process(self) -> bool:
         """Whether it has to be found out which process machined is; then `watch` is to be called."""
-        if self._searching or self.lives():
+        if self._searching or self.lives() or self._stamp_now() is None:
             return False
         self._searching = True
         return True

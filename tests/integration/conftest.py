@@ -42,6 +42,13 @@ def open_fds(pid: int | str = "self") -> dict[str, str]:
     return found
 
 
+# A fake machined has no files for its machines, and those of this machine's own machined say nothing of them.
+HERE = """
+import pathlib, bridge.remembered
+bridge.remembered.DIRECTORY = pathlib.Path("/nonexistent")
+"""
+
+
 class Bridge:
     """`python -m bridge --listen ...` and the clients of a test."""
 
@@ -72,9 +79,11 @@ class Bridge:
             return False
         return True
 
+    patch = ""
+
     def command(self) -> list[str]:
         """Python's arguments that name the program."""
-        return ["-m", "bridge"]
+        return ["-c", f"{HERE}\n{dedent(self.patch)}\nimport sys, bridge.__main__ as b\nsys.exit(b.main())"]
 
     def client(self) -> Client:
         client = Client(self.path)
@@ -145,11 +154,6 @@ class Bridge:
 
 class Patched(Bridge):
     """The service after `patch`, code that changes a constant or makes the system fail where it would hardly."""
-
-    patch = ""
-
-    def command(self) -> list[str]:
-        return ["-c", f"{dedent(self.patch)}\nimport sys, bridge.__main__ as b\nsys.exit(b.main())"]
 
 
 class Terminal:

@@ -17,7 +17,7 @@ import pytest
 from bridge.framing import ROOT
 from tests.client import Client
 
-from .conftest import Bridge, eventually, open_fds
+from .conftest import HERE, Bridge, eventually, open_fds
 from .fake_machined import Bus, FakeMachined
 from .fake_polkit import FakePolkit
 from .test_polkit import INTERACTIVE, NOBODY, SOMEBODY, Connect, connections
@@ -51,6 +51,7 @@ class LimitedBridge(Bridge):
         files = f"resource.setrlimit(resource.RLIMIT_NOFILE, {self._files})" if self._files else ""
         return ["-c", f"""if True:
             import os, pathlib, resource, sys
+            {HERE.strip().replace(chr(10), "; ")}
             import bridge.__main__ as main, bridge.policy as policy
             {files}
             policy.load.__defaults__ = ((pathlib.Path({str(self._policies)!r}),),)

@@ -193,3 +193,4 @@ def test_without_the_directory_nothing_is_remembered(tmp_path: Path, machined: M
     machined.remembered._directory = tmp_path / "none"
     machined.answers()
     assert machined.remembered.recall() is None
+    assert not Remembered(tmp_path / "none").wants_process(), "it would be of no use"
