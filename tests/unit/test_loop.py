@@ -804,3 +804,62 @@ def test_a_bug_in_a_turn_ends_the_loop(loop: Loop) -> None:
     with pytest.raises(ZeroDivisionError):
         loop.run()
     share.close()
+
+
+# --- waiting awake --------------------------------------------------------------------------------------------------
+
+
+class SlowClock:
+    """Stands for epoll and for the clock: each look takes 10 µs, and each event comes when it is told to."""
+
+    def __init__(self, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.looks = 0  # awake
+        self.event = 0.0
+        monkeypatch.setattr(loop, "_epoll", self)
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: self.now))
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        if timeout == 0:
+            self.looks += 1
+            self.now += 0.000_01
+        else:
+            self.now = max(self.now, self.event)
+        return [(7, READ)] if self.now >= self.event else []
+
+    def close(self) -> None:
+        pass
+
+    def wait(self, loop: Loop, seconds: float) -> int:
+        """How many looks it took to see an event that comes after so long."""
+        self.event, self.looks = self.now + seconds, 0
+        assert loop._wait() == [(7, READ)]
+        assert self.now == pytest.approx(self.event, abs=0.000_01)
+        return self.looks
+
+
+@pytest.fixture
+def processors(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    processors = {0, 1}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: processors)
+    return processors
+
+
+def test_who_calls_again_at_once_finds_the_loop_awake(processors: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop()
+    clock = SlowClock(loop, monkeypatch)
+    assert clock.wait(loop, 1) == 0
+    assert clock.wait(loop, 0.000_1) == 0  # that was soon
+    assert clock.wait(loop, 0.000_03) == 3
+    assert clock.wait(loop, 0.000_03) == 3
+    assert clock.wait(loop, 0.000_1) == 5  # so long and no longer
+    assert clock.wait(loop, 0.000_2) == 5
+    assert clock.wait(loop, 0.000_03) == 0  # who is slow is waited for asleep
+    assert clock.wait(loop, 0.000_03) == 3
+
+
+def test_on_one_processor_nobody_is_kept_from_it(processors: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    processors.remove(1)
+    loop = Loop()
+    clock = SlowClock(loop, monkeypatch)
+    assert [clock.wait(loop, 0.000_03) for _ in range(3)] == [0, 0, 0]
