@@ -24,9 +24,8 @@ class Entry:
     def __init__(self, call: Call, peer: Peer, policy: str) -> None:
         self._call, self._peer, self._policy = call, peer, policy
         self._started = time.monotonic()
-        self._guarded = False
+        self._method: Method | None = None
         self._unit = ""
-        self._objects: Mapping[str, str] = {}
         self._refused = False
         self.by = ""
         self._reason = ""
@@ -34,11 +33,15 @@ class Entry:
 
     def begin(self, method: Method) -> None:
         """The call is for this method. Its parameters are not validated yet."""
-        self._guarded = method.guarded
-        self._objects = method.objects(self._call.parameters)
+        self._method = method
         if method.guarded:
             # Now, while the client is sure to be there.
             self._unit = unit_of(self._peer)
+
+    @property
+    def objects(self) -> Mapping[str, str]:
+        """What the call is about, by kind, as far as it says so; see Method."""
+        return self._method.objects(self._call.parameters) if self._method is not None else {}
 
     def end_in(self, error: VarlinkError) -> Reply:
         """The call ends in this error: its reply."""
@@ -50,11 +53,11 @@ class Entry:
 
     def write(self) -> None:
         """The call is over."""
-        if not self._guarded and not self._refused:
+        if not self._refused and (self._method is None or not self._method.guarded):
             return
-        call, peer = self._call, self._peer
-        objects = ", ".join(self._objects.values()) or "?"
-        message = f"{call.method} on {objects} by UID {peer.uid}, PID {peer.pid}: {self._outcome}"
+        call, peer, objects = self._call, self._peer, self.objects
+        named = ", ".join(objects.values()) or "?"
+        message = f"{call.method} on {named} by UID {peer.uid}, PID {peer.pid}: {self._outcome}"
         fields: dict[str, object] = {
             "MACHINE1_METHOD": call.method,
             "MACHINE1_OUTCOME": self._outcome,
@@ -66,7 +69,7 @@ class Entry:
             "MACHINE1_SOCKET": peer.socket,
             "MACHINE1_POLICY": self._policy,
             "MACHINE1_DURATION_USEC": round((time.monotonic() - self._started) * 1_000_000),
-            **{f"MACHINE1_{kind.upper()}": name for kind, name in self._objects.items()},
+            **{f"MACHINE1_{kind.upper()}": name for kind, name in objects.items()},
         }
         if self._refused:
             fields["MACHINE1_REASON"] = self._reason

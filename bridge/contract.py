@@ -93,8 +93,10 @@ def _type(
     validator: Draft202012Validator, types: str | list[str], instance: object, schema: Mapping[str, Any]
 ) -> Iterator[ValidationError]:
     """The keyword `type`, without a message that has all of the value, however long it takes to write that."""
-    if not any(validator.is_type(instance, name) for name in ([types] if isinstance(types, str) else types)):
-        yield ValidationError("")
+    for name in [types] if isinstance(types, str) else types:
+        if validator.is_type(instance, name):
+            return
+    yield ValidationError("")
 
 
 _Validator: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]

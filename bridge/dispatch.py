@@ -34,14 +34,12 @@ class Dispatcher:
     async def answer(self, call: Call, peer: Peer) -> Reply:
         """The reply to a call. Never raises: what went wrong is in the reply."""
         entry = Entry(call, peer, self._authorizer.policy.name)
-        objects: dict[str, str] = {}
         try:
             method = self._find(call.method)
             entry.begin(method)
             if peer.left.done and not method.guarded:
                 return Reply()  # nobody hears it and it changes nothing
             parameters = self._validate(call.method, call.parameters)
-            objects = method.objects(parameters)
             entry.by = await self._authorizer.authorize(peer, call.method, method, parameters)
             if call.upgrade:
                 raise MethodNotImplemented(call.method)
@@ -49,11 +47,12 @@ class Dispatcher:
                 reply = await self._check(peer, parameters, entry)
             else:
                 reply = await method.function(self._machined.on_behalf_of(peer.uid), parameters)
-            self._authorizer.policy.filter(call.method, reply.parameters)
+            if not reply.message:
+                self._authorizer.policy.filter(call.method, reply.parameters)
         except VarlinkError as error:
             reply = entry.end_in(error)
         except DBusError as error:
-            reply = entry.end_in(to_varlink_error(error, objects))
+            reply = entry.end_in(to_varlink_error(error, entry.objects))
             _note_missing_right(call, error)
         except Exception:
             journal.log(journal.ERROR, f"Bug in {call.method}: {traceback.format_exc()}")

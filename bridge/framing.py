@@ -37,6 +37,7 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 # Errors that generated clients have types for.
 _TYPED = ("io.machine1.", "org.varlink.service.")
 _FLAGS = ("more", "oneway", "upgrade")
+_KEYS = frozenset(("method", "parameters", *_FLAGS))
 
 # What no text may hold: NUL, which ends strings everywhere behind this service; halves of surrogate pairs, which are no
 # characters; and Unicode's noncharacters, which sd-bus, and so machined, cannot read. Those beyond 16 bits are looked
@@ -95,9 +96,9 @@ def parse_call(message: bytes, bounds: Bounds = ROOT) -> Call:
         _check_text(envelope)
     if not isinstance(envelope, dict):
         raise ProtocolError("not an object")
-    for key, value in envelope.items():
+    for key in envelope:
         # Objects of vendors, under a key with a dot, are for those who know them.
-        if key not in ("method", "parameters", *_FLAGS) and not ("." in key and isinstance(value, dict)):
+        if key not in _KEYS and not ("." in key and isinstance(envelope[key], dict)):
             raise ProtocolError(f"unknown key in a call: {key[:50]!r}")
     method = envelope.get("method")
     if not isinstance(method, str):
@@ -108,28 +109,34 @@ def parse_call(message: bytes, bounds: Bounds = ROOT) -> Call:
     if not isinstance(parameters, dict):
         raise ProtocolError("parameters are not an object")
     flags = {name: envelope[name] for name in _FLAGS if name in envelope}
-    if not all(isinstance(value, bool) for value in flags.values()):
-        raise ProtocolError("a flag that is no boolean")
-    if sum(flags.values()) > 1:
-        raise ProtocolError("more than one of more, oneway, upgrade")
+    if flags:
+        if not all(isinstance(value, bool) for value in flags.values()):
+            raise ProtocolError("a flag that is no boolean")
+        if sum(flags.values()) > 1:
+            raise ProtocolError("more than one of more, oneway, upgrade")
     return Call(method, parameters, **flags)
 
 
 def serialise_reply(reply: Reply) -> bytes:
-    """One message, its NUL included.
+    """One message, its NUL included. A shared reply is serialised once.
 
     Parameters that are absent, null and {} mean the same (UAPI.20), but not every client library knows. A reply
     without parameters has to leave them out for zlink 0.7. An error of the interface without parameters has to have
     null: zlink fails on {}, emersion/go-varlink where they are absent. Any other error has to have {}, or zlink takes
     it for success.
     """
+    if reply.message:
+        return reply.message
     envelope: dict[str, object] = {}
     if reply.error is not None:
         nothing: dict[str, object] | None = None if reply.error.startswith(_TYPED) else {}
         envelope = {"error": reply.error, "parameters": reply.parameters or nothing}
     elif reply.parameters:
         envelope = {"parameters": reply.parameters}
-    return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode() + b"\0"
+    message = _encode(envelope).encode() + b"\0"
+    if reply.shared:
+        reply.message = message
+    return message
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
@@ -148,6 +155,7 @@ def _number(text: str) -> int | float:
     return int(text) if len(text) <= 20 and -(2**63) <= int(text) < 2**64 else float(text)
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_such_number, parse_int=_number)
 
 

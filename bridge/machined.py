@@ -3,7 +3,6 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from typing import Any, TypeAlias
 
 from jeepney import DBusAddress, new_method_call
@@ -95,8 +94,8 @@ class Machined:
 
     def on_behalf_of(self, user: int) -> "Machined":
         """The same, for the calls of this user."""
-        view = copy(self)
-        view._user = user
+        view = object.__new__(type(self))
+        view.__dict__ = self.__dict__ | {"_user": user}
         return view
 
     async def machines(self) -> Machines:
@@ -157,4 +156,4 @@ def images_in_order(body: tuple[Any, ...]) -> Images:
 
 def machines_by_name(body: tuple[Any, ...]) -> Machines:
     """The reply of ListMachines."""
-    return {entry[0]: entry for entry in sorted(body[0])}
+    return Machines(body[0])

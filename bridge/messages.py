@@ -53,11 +53,17 @@ class Call:
 
 @dataclass(slots=True)
 class Reply:
-    """One answer: parameters, or an error's name and its parameters. Owns its file descriptors until they are sent."""
+    """One answer: parameters, or an error's name and its parameters. Owns its file descriptors until they are sent.
+
+    One that is `shared` answers many calls of one method. Nobody changes it once it has become a `message`, which all
+    of them get.
+    """
 
     parameters: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     fds: tuple[FileDescriptor, ...] = ()
+    shared: bool = field(default=False, compare=False)
+    message: bytes = field(default=b"", compare=False)
 
     def close(self) -> None:
         """Close what was not sent."""

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from .errors import InvalidParameter, NoSuchMachine
 from .machined import Machined
 from .messages import Reply
+from .remembered import Machines
 
 Parameters: TypeAlias = Mapping[str, Any]
 
@@ -24,9 +25,13 @@ NAME_MAX = 255
 
 
 async def list_machines(machined: Machined, parameters: Parameters) -> Reply:
-    machines = (await machined.machines()).values()
+    machines = await machined.machines()
     everything = parameters.get("all", False)
-    return Reply({"machines": [_machine(*entry) for entry in machines if everything or entry[1] != "host"]})
+
+    def listed() -> list[dict[str, object]]:
+        return [_machine(*entry) for entry in machines.values() if everything or entry[1] != "host"]
+
+    return _shared(machines, everything, lambda: {"machines": listed()})
 
 
 async def get_machine(machined: Machined, parameters: Parameters) -> Reply:
@@ -35,10 +40,10 @@ async def get_machine(machined: Machined, parameters: Parameters) -> Reply:
     Nor could the object be asked by its path, since the one of a machine called `self` is that of the caller's own.
     """
     name = parameters["name"]
-    entry = (await machined.machines()).get(name)
-    if entry is None:
+    machines = await machined.machines()
+    if name not in machines:
         raise NoSuchMachine(name)
-    return Reply({"machine": _machine(*entry)})
+    return _shared(machines, name, lambda: {"machine": _machine(*machines[name])})
 
 
 async def terminate_machine(machined: Machined, parameters: Parameters) -> Reply:
@@ -107,6 +112,14 @@ async def _copy(machined: Machined, member: str, parameters: Parameters) -> Repl
     source = parameters["src"]
     await machined.call(member, "sss", parameters["name"], source, parameters.get("dest") or source, deadline=None)
     return Reply()
+
+
+def _shared(machines: Machines, about: str | bool, parameters: Callable[[], dict[str, Any]]) -> Reply:
+    """The one reply about this, as long as the machines are these."""
+    reply: Reply | None = machines.replies.get(about)
+    if reply is None:
+        reply = machines.replies[about] = Reply(parameters(), shared=True)
+    return reply
 
 
 def _check_environment(assignments: Sequence[str]) -> None:

@@ -64,8 +64,13 @@ _MORE: dict[str, dict[str, str]] = {
     "CloneImage": {"read_only": "free"} | _ASK,
     "RenameImage": _ASK,
 }
+# Machines and images first: that one is not shown is said before anything else.
 PARAMETERS: dict[str, dict[str, str]] = {
-    INTERFACE + method: {parameter: kind for kind, parameter in METHODS[INTERFACE + method].about.items()} | more
+    INTERFACE + method: {
+        parameter: kind
+        for kind, parameter in sorted(METHODS[INTERFACE + method].about.items(), key=lambda about: about[0] == "new")
+    }
+    | more
     for method, more in _MORE.items()
 }
 
@@ -236,8 +241,8 @@ class Policy:
         if kinds is None:
             _deny("the policy has no rule for this method")
         values = normalize(method, parameters)
-        for parameter in sorted(kinds, key=lambda parameter: kinds[parameter] not in ("machine", "image")):
-            self._decide_one(kinds[parameter], parameter, values)
+        for parameter, kind in kinds.items():
+            self._decide_one(kind, parameter, values)
         for parameter in values:
             if parameter not in kinds:
                 _deny(f"the policy has no rule for the parameter {parameter}")

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from jeepney.fds import FileDescriptor
 
@@ -24,6 +24,8 @@ from .framing import ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_
 from .limits import Limits
 from .loop import HANGUP, READ, WRITE, Future, Loop, Share, Timer
 from .messages import Call, Peer, Reply
+
+P = ParamSpec("P")
 
 # Not in Python's socket module yet.
 SO_PEERPIDFD = 77
@@ -262,12 +264,12 @@ class Connection:
 
     def _on_event(self, events: int) -> None:
         if not self._closed:
-            self._safely(lambda: self._handle(events))
+            self._safely(self._handle, events)
 
-    def _safely(self, step: Callable[[], None]) -> None:
+    def _safely(self, step: Callable[P, None], *arguments: P.args, **options: P.kwargs) -> None:
         """What goes wrong with one client ends with its connection."""
         try:
-            step()
+            step(*arguments, **options)
         except ProtocolError as error:
             journal.fault(
                 self.peer.uid,
@@ -313,7 +315,6 @@ class Connection:
             data = b""
         if data:
             self._reader.feed(data)
-            self._account()
         else:
             self._end_of_file = True
 
@@ -338,9 +339,11 @@ class Connection:
             self._close()
         elif self._gone:
             self._receive()
+            self._account()
             self._go_on_later()
         else:
             self._watch(READ)
+            self._account()
             if self._reader.size:
                 self._be_patient(self._server.limits.request_seconds, "did not send all of a call")
 
@@ -391,9 +394,11 @@ class Connection:
     def _answer(self) -> None:
         assert self._reply is not None
         self._outgoing = memoryview(serialise_reply(self._reply))
-        self._reply.parameters = {}
+        if not self._reply.shared:
+            self._reply.parameters = {}
         self._send()
-        self._account()
+        if self._reply is not None:
+            self._account()
         self._after_reply()
 
     def _send(self, pause: float = UNREAD_PAUSE) -> None:
@@ -451,7 +456,7 @@ class Connection:
 
     def _retry(self, reply: Reply, pause: float) -> None:
         if self._reply is reply:
-            self._safely(lambda: self._send(pause))
+            self._safely(self._send, pause)
             self._safely(self._account)
             self._safely(self._after_reply)
 

@@ -434,6 +434,20 @@ def test_a_reply_is_written(reply: Reply, message: bytes) -> None:
     assert serialise_reply(reply) == message
 
 
+def test_a_shared_reply_is_written_once() -> None:
+    reply = Reply({"x": 1}, shared=True)
+    message = serialise_reply(reply)
+    assert message == b'{"parameters":{"x":1}}\0'
+    assert serialise_reply(reply) is message
+
+
+def test_another_reply_is_not_kept() -> None:
+    reply = Reply({"x": 1})
+    serialise_reply(reply)
+    reply.parameters = {"x": 2}
+    assert serialise_reply(reply) == b'{"parameters":{"x":2}}\0'
+
+
 @pytest.mark.parametrize(("opening", "levels", "closing"), [(b"[", 31, b"]"), (b'{"x":[', 31, b"]}")])
 def test_levels_count_alike_whatever_the_brackets_are(opening: bytes, levels: int, closing: bytes) -> None:
     """A level is a level: lists inside of objects, and one of each in turn, are not counted for less."""

@@ -17,6 +17,7 @@ from bridge.errors import InvalidParameter, NoSuchMachine
 from bridge.introspection import Introspection
 from bridge.messages import Reply
 from bridge.methods import METHODS
+from bridge.remembered import Machines
 
 from .conftest import Asked, FakeMachined, result_of
 
@@ -138,6 +139,54 @@ def test_a_machine_that_is_not_there_is_named(machines: list[tuple[str, ...]]) -
     with pytest.raises(NoSuchMachine) as caught:
         call("GetMachine", FakeMachined(machines), name="web1")
     assert caught.value.parameters == {"name": "web1"}
+
+
+class SameMachines(FakeMachined):
+    """Says the same machines, until they are others."""
+
+    def __init__(self, *entries: tuple[str, str, str, str]) -> None:
+        super().__init__()
+        self.listed = Machines(entries)
+
+    async def machines(self) -> Machines:
+        return self.listed
+
+
+QUESTIONS: list[tuple[str, dict[str, object]]] = [
+    ("ListMachines", {}),
+    ("ListMachines", {"all": True}),
+    ("GetMachine", {"name": "web1"}),
+    ("GetMachine", {"name": "db"}),
+]
+
+
+def test_each_question_about_the_same_machines_has_one_reply() -> None:
+    machined = SameMachines(VM, CONTAINER, THE_HOST)
+    replies = [call(method, machined, **parameters) for method, parameters in QUESTIONS]
+    assert len({id(reply) for reply in replies}) == len(QUESTIONS)
+    assert all(reply.shared for reply in replies)
+    for reply, (method, parameters) in zip(replies, QUESTIONS, strict=True):
+        assert call(method, machined, **parameters) is reply
+    assert call("ListMachines", machined, all=False) is replies[0]
+
+
+@pytest.mark.parametrize(("method", "parameters"), QUESTIONS)
+def test_other_machines_have_other_replies(method: str, parameters: dict[str, object]) -> None:
+    machined = SameMachines(VM, CONTAINER, THE_HOST)
+    before = call(method, machined, **parameters)
+    machined.listed = Machines([("web1", "container", "x", PATH), ("db", "vm", "x", PATH)])
+    after = call(method, machined, **parameters)
+    assert after is not before
+    assert after.parameters != before.parameters
+
+
+def test_who_is_not_there_leaves_nothing_with_those_who_are() -> None:
+    """Names that clients make up are not remembered."""
+    machined = SameMachines(VM)
+    for number in range(3):
+        with pytest.raises(NoSuchMachine):
+            call("GetMachine", machined, name=f"x{number}")
+    assert machined.listed.replies == {}
 
 
 # --- what machined is asked -----------------------------------------------------------------------------------------

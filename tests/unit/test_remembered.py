@@ -13,11 +13,11 @@ import pytest
 from jeepney.fds import FileDescriptor
 
 from bridge import remembered as module
-from bridge.remembered import Remembered
+from bridge.remembered import Machines, Remembered
 
 WEB = ("web", "container", "systemd-nspawn", "/m/web")
 HOST = (".host", "host", "", "/m/_2ehost")
-LIST = {".host": HOST, "web": WEB}
+LIST = Machines([HOST, WEB])
 
 
 class Machined:
@@ -51,7 +51,7 @@ class Machined:
         self.process.kill()
         self.process.wait()
 
-    def answers(self, machines: dict[str, tuple[str, str, str, str]] = LIST) -> None:
+    def answers(self, machines: Machines = LIST) -> None:
         """It was asked, and this is what it said."""
         stamp = self.remembered.look()
         if stamp is not None:
@@ -137,18 +137,18 @@ def test_what_is_said_while_something_changes_is_not_remembered(
 @pytest.mark.parametrize(
     "said",
     [
-        {".host": HOST},
-        {},
-        {".host": HOST, "web": WEB, "going": ("going", "vm", "", "/m/going")},
-        {".host": HOST, "other": WEB},
+        [HOST],
+        [],
+        [HOST, WEB, ("going", "vm", "", "/m/going")],
+        [HOST, ("other", "container", "", "/m/other")],
     ],
     ids=["less", "nothing", "more", "others"],
 )
 def test_what_does_not_fit_the_files_is_not_remembered(
-    machined: Machined, said: dict[str, tuple[str, str, str, str]]
+    machined: Machined, said: list[tuple[str, str, str, str]]
 ) -> None:
     """A machine that machined is about to forget has no file any more, and nothing would tell when it is gone."""
-    machined.answers(said)
+    machined.answers(Machines(said))
     assert machined.remembered.recall() is None
 
 

@@ -43,6 +43,7 @@ class FakeDispatcher:
         self.calls: list[Call] = []
         self.peers: list[Peer] = []
         self.held: list[Future[Reply]] = []
+        self.shared = Reply({"x": "y"}, shared=True)
         self.pty: list[FileDescriptor] = []
 
     @property
@@ -63,6 +64,8 @@ class FakeDispatcher:
             return Reply({"x": 1}, error="t.Wrong")
         if call.method == "t.Big":
             return Reply({"big": "x" * BIG, **call.parameters})
+        if call.method == "t.Shared":
+            return self.shared
         if call.method == "t.Fd":
             return Reply(dict(call.parameters), fds=(self.open(),))
         if call.method == "t.BigFd":
@@ -296,6 +299,13 @@ def test_an_error_is_a_reply_as_any_other(client: Client) -> None:
     client.send("t.Error")
     assert client.receive() == [{"error": "t.Wrong", "parameters": {"x": 1}}]
     assert client.echo()
+
+
+def test_a_shared_reply_is_for_all_and_is_not_used_up(stage: Stage, client: Client) -> None:
+    for each in (client, client, stage.client()):
+        each.send("t.Shared")
+        assert each.receive() == [{"parameters": {"x": "y"}}]
+    assert stage.dispatcher.shared.parameters == {"x": "y"}
 
 
 def test_calls_are_answered_in_order_one_at_a_time(stage: Stage, client: Client) -> None:
