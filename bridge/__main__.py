@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Arguments, and the objects that make up the service: see dispatch.py for what it does with a call."""
 
+import gc
 import os
 import signal
 import socket
@@ -67,6 +68,9 @@ def serve(listeners: list[Listener], policy: Policy, idle_timeout: float) -> Non
     with _signals(loop, server):
         server.start()
         activation.notify("READY=1", os.environ)
+        # What is there now stays. Not to look through it again and again keeps calls from waiting for that.
+        gc.freeze()
+        gc.enable()
         loop.run()
     machined.close()
     quick.close()

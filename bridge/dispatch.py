@@ -5,8 +5,6 @@ Bytes became a Call in `framing`; the Reply becomes bytes there. `Dispatcher.ans
 turn into error replies.
 """
 
-import traceback
-
 from . import journal
 from .audit import Entry
 from .authorize import Authorizer
@@ -55,7 +53,7 @@ class Dispatcher:
             reply = entry.end_in(to_varlink_error(error, entry.objects))
             _note_missing_right(call, error)
         except Exception:
-            journal.log(journal.ERROR, f"Bug in {call.method}: {traceback.format_exc()}")
+            journal.bug(f"Bug in {call.method}")
             reply = entry.end_in(Failed("", "internal error of machine1-bridge, see its journal"))
         entry.write()
         return reply

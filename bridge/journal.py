@@ -37,6 +37,13 @@ def open_journal() -> None:
         _journal = sender
 
 
+def bug(where: str) -> None:
+    """Log the exception that is being handled and that nobody expected."""
+    import traceback  # takes longer to import than a call to be answered
+
+    log(ERROR, f"{where}: {traceback.format_exc()}")
+
+
 def encode(fields: dict[str, object]) -> bytes:
     """One entry in the journal's format; a value with a line break is framed by its length."""
     entry = bytearray()

@@ -10,7 +10,6 @@ import errno
 import os
 import socket
 import struct
-import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -279,7 +278,7 @@ class Connection:
             )
             self._close()
         except Exception:
-            journal.log(journal.ERROR, f"Bug, closing a connection: {traceback.format_exc()}")
+            journal.bug("Bug, closing a connection")
             self._close()
 
     def _handle(self, events: int) -> None:
@@ -371,7 +370,7 @@ class Connection:
         try:
             return await self._dispatcher.answer(call, self.peer)
         except Exception:
-            journal.log(journal.ERROR, f"Bug, closing a connection: {traceback.format_exc()}")
+            journal.bug("Bug, closing a connection")
             return None
 
     def _finished(self, call: Call, reply: Reply | None) -> None:
