@@ -32,7 +32,7 @@ $(VENV)/ready: pyproject.toml
 /usr/bin/dbus-daemon:
 	apt-get update -q && apt-get install -y -q dbus-daemon
 
-test: lint /usr/bin/dbus-daemon
+test: lint /usr/bin/dbus-daemon build/bench-client
 	$(RUN) -m pytest
 
 lint: $(VENV)/ready
@@ -43,8 +43,15 @@ lint: $(VENV)/ready
 derive: $(VENV)/ready
 	$(RUN) schema/derive.py
 
-bench: $(VENV)/ready
-	$(RUN) -m tests.benchmarks.measure
+bench: $(VENV)/ready build/bench-client
+	$(RUN) -m tests.benchmarks.measure $(SUITES)
+
+/usr/bin/cc:
+	apt-get update -q && apt-get install -y -q gcc libc6-dev
+
+build/bench-client: tests/benchmarks/client.c | /usr/bin/cc
+	@mkdir -p build
+	/usr/bin/cc -std=gnu11 -O2 -Wall -Wextra -Werror -static -o $@ $<
 
 fuzz: $(VENV)/ready
 	$(RUN) -m tests.fuzz.fuzz_service --seconds '$(FUZZ_SECONDS)'

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the bridge costs, on a real host: `python -m tests.benchmarks.measure [SUITE...]`, or `make bench`.
 
-One client, one process, the ways to machined interleaved call by call, so that a noisy machine is noisy for all of
-them; ratios are what counts. The service is the installed, hardened one. JSON goes to standard output with --json.
+The service is the installed, hardened one; the client is client.c for all ways. The ways take turns in blocks of calls,
+since a program that makes calls makes several, and so that a noisy machine is noisy for all of them: ratios between
+blocks of one turn are what counts. The table is for the terminal; everything is in build/bench.json.
 """
 
 from __future__ import annotations
@@ -10,127 +11,262 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import shutil
 import socket
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
-
-from jeepney import DBusAddress, new_method_call
-from jeepney.io.blocking import open_dbus_connection
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from tests.client import Client
 from tests.lab.conftest import GUEST, SOCKET
-from tests.lab.host import SUITES, Host
+from tests.lab.host import REPOSITORY, SUITES, Host
+from tests.load.many import many_machines
 
-NATIVE = "/run/systemd/machine/io.systemd.Machine"
-MANAGER = DBusAddress(
-    "/org/freedesktop/machine1", "org.freedesktop.machine1", "org.freedesktop.machine1.Manager"
-)
-ROUNDS = 1000
-COLD_ROUNDS = 10
+from . import ways
+from .figures import Blocks, Latency, Ratio, as_json, percentile
+from .picture import draw
+from .ways import Target, Way
 
-Figures = dict[str, dict[str, float]]
-
-
-def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> Figures:
-    """Microseconds by way: median and 99th percentile."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            times[name].append((time.perf_counter() - started) * 1e6)
-    return {
-        name: {"median": statistics.median(values), "p99": sorted(values)[int(len(values) * 0.99)]}
-        for name, values in times.items()
-    }
+MACHINES = (2, 10, 50, 100, 500)
+CLIENT = "/usr/bin/bench-client"
+RESULTS = REPOSITORY / "build" / "bench.json"
+PICTURE = REPOSITORY / "contrib" / "bench.svg"
+# A list is remembered once its last change is a moment ago, see bridge/remembered.py.
+SETTLING = 0.3
+CONNECTIONS = 8
+IDLE_CONNECTIONS = 1000
+# Nobody's, and as different from each other.
+QUIET_UID, BUSY_UID = 65533, 65534
 
 
-def warm() -> Figures:
-    """Inside a host: ListMachines and GetMachine by way of the bridge, of D-Bus, and of machined's own Varlink."""
-    bus = open_dbus_connection("SYSTEM")
-    bridge = Client(SOCKET)
-    message = new_method_call(MANAGER, "ListMachines")
-    ways: dict[str, Callable[[], object]] = {
-        "bridge ListMachines": lambda: bridge.call("ListMachines"),
-        "D-Bus ListMachines": lambda: bus.send_and_get_reply(message),
-        "bridge GetMachine": lambda: bridge.call("GetMachine", {"name": GUEST}),
-        "bridge GetInfo": lambda: bridge.call("org.varlink.service.GetInfo"),
-    }
-    native = Client(NATIVE) if os.path.exists(NATIVE) else None
-    if native is not None:
-        ways["native List by name"] = lambda: native.call("io.systemd.Machine.List", {"name": GUEST})
-    for way in ways.values():
-        way()
-    figures = interleaved(ways, ROUNDS)
-    bridge.close()
-    bus.close()
-    if native is not None:
-        native.close()
-    return figures
+class Bench:
+    """A host with the bridge, a booted guest and a second machine, and the client in it."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.figures: dict[str, dict[str, float]] = {}
+        self.blocks: dict[tuple[str, int], Blocks] = {}
+        self.ratios: dict[str, tuple[Ratio, float | None]] = {}
+        self.missing: list[str] = []
+        subprocess.run(["make", "--silent", "build/bench-client"], cwd=REPOSITORY, check=True)
+        shutil.copy(REPOSITORY / "build" / "bench-client", f"{host.path}{CLIENT}")
+        host.install()
+        host.guest(GUEST)
+        host.image("lab-image")
+        host.register_fake("second")
+
+    def client(self, mode: str, *numbers: int, by: Sequence[Way], timeout: float = 120) -> dict[str, Blocks]:
+        """Microseconds, by way and block."""
+        command = [CLIENT, mode, *map(str, numbers)]
+        output = self.host.run(command, stdin="".join(way.line for way in by), timeout=timeout).stdout
+        blocks: dict[str, Blocks] = {way.name: [] for way in by}
+        for line in output.splitlines():
+            name, *times = line.split()
+            blocks[name].append([int(nanoseconds) / 1000 for nanoseconds in times])
+        return blocks
+
+    def there(self, by: Sequence[Way]) -> list[Way]:
+        """Those of the ways that this version has; each has been gone once then."""
+        found = []
+        for way in by:
+            try:
+                self.client("calls", 1, 1, by=[way])
+            except subprocess.CalledProcessError as error:
+                if way.name.startswith("bridge."):
+                    raise
+                self.missing.append(f"{way.name}: {error.stderr.strip()}")
+            else:
+                found.append(way)
+        return found
+
+    def calls(self, blocks: int, calls: int, by: Sequence[Way], machines: int = 2) -> None:
+        by = self.there(by)
+        for name, measured in self.client("calls", blocks, calls, by=by).items():
+            self.blocks[name, machines] = measured
+            label = name if machines == 2 else f"{name} {machines}"
+            self.figures[label] = as_json(Latency.of(measured))
+
+    def reads(self, blocks: int, calls: int, machines: int = 2) -> None:
+        if machines == 2:
+            time.sleep(SETTLING)
+            self.calls(blocks, calls, [*ways.READS, ways.GET_INFO, ways.ECHO])
+            return
+        with many_machines(self.host, machines - 2):
+            time.sleep(SETTLING)
+            self.calls(blocks, calls, ways.READS, machines)
+
+    def compare(self, target: Target) -> Ratio | None:
+        """None where this version has nothing to compare with."""
+        work = self.blocks.get((target.work, target.machines))
+        beside = self.blocks.get((target.beside, target.beside_machines))
+        return Ratio.between(work, beside) if work and beside else None
+
+    def flood(self, blocks: int, calls: int) -> None:
+        """GetMachine calls a second, of many connections."""
+        by = self.there([ways.GET_MACHINE, ways.LIST_BY_NAME])
+        times = self.client("flood", blocks, calls, CONNECTIONS, by=by)
+        seconds = {name: [block[0] / 1e6 for block in measured] for name, measured in times.items()}
+        for name, taken in seconds.items():
+            self.figures[f"{name}, calls a second"] = {"median": round(calls / statistics.median(taken))}
+        if len(by) == 2:
+            bridge, native = seconds.values()
+            ratio = Ratio.of([other / one for one, other in zip(bridge, native, strict=True)])
+            self.ratios["calls a second, 8 connections, bridge / native (at least)"] = (ratio, 1.0)
+
+    def quiet(self, rounds: int, calls: int) -> None:
+        """A quiet client beside busy ones of another user, and of its own."""
+        by = self.there([ways.GET_MACHINE, ways.LIST_BY_NAME])
+        for beside, busy_uid in (("", BUSY_UID), (" of its own user", QUIET_UID)):
+            p99: dict[str, list[tuple[float, float]]] = {way.name: [] for way in by}
+            for _ in range(rounds):
+                alone = self.client("quiet", calls, 1000, 0, QUIET_UID, busy_uid, by=by)
+                busy = self.client("quiet", calls, 1000, CONNECTIONS, QUIET_UID, busy_uid, by=by)
+                for name, pairs in p99.items():
+                    pairs.append((percentile(busy[name][0], 99), percentile(alone[name][0], 99)))
+            for name, pairs in p99.items():
+                ratio = Ratio.of([one / other for one, other in pairs])
+                target = 3.0 if name.startswith("bridge.") and not beside else None
+                self.ratios[f"p99 of a quiet client beside 8 busy ones{beside} / alone, {name}"] = (ratio, target)
+
+    def cold(self, rounds: int) -> None:
+        """From the connection that activates a service to its first reply; machined is warm for the bridge's."""
+        services = {"bridge": ("machine1-bridge.service", ways.GET_MACHINE)}
+        if any(way is ways.LIST_BY_NAME for way in self.there([ways.LIST_BY_NAME])):
+            services["native"] = ("systemd-machined.service", ways.LIST_BY_NAME)
+        starts: dict[str, list[float]] = {name: [] for name in services}
+        for _ in range(rounds):
+            for name, (unit, way) in services.items():
+                self.host.run(["systemctl", "stop", unit])
+                self.host.run(["systemctl", "reset-failed", unit], check=False)
+                if name == "bridge":
+                    self.host.run(["machinectl", "list"])
+                starts[name].append(self.host.inside(_first_reply, way.socket, way.request))
+        for name, times in starts.items():
+            self.figures[f"{name}, cold, ms"] = {"median": statistics.median(times), "max": max(times)}
+        if "native" in starts:
+            ratio = Ratio.of([one / other for one, other in zip(starts["bridge"], starts["native"], strict=True)])
+            self.ratios["cold start to first reply, bridge / native"] = (ratio, 1.0)
+
+    def memory(self) -> None:
+        """Proportional set size of the idle service, and what idle connections add."""
+        self.host.run(["systemctl", "stop", "machine1-bridge.service"])
+        with_machines = self.client("calls", 1, 20, by=[*ways.READS[::2], ways.GET_INFO])
+        assert with_machines
+        pid = self.host.bridge_pid()
+        assert pid is not None
+        idle = _pss(self.host, pid)
+        connected = self.host.inside(_hold, f"/proc/{pid}/smaps_rollup", timeout=60)
+        self.figures["idle service, PSS, MiB"] = {"value": idle, "target": 25}
+        self.figures["1,000 idle connections add, MiB"] = {"value": connected - idle, "target": 20}
 
 
-def cold(path: str, method: str, parameters: dict[str, object] | None) -> float:
-    """Inside a host: milliseconds from the connection that activates a service to its first reply."""
+def _first_reply(path: str, request: bytes) -> float:
     started = time.perf_counter()
-    with Client(path) as client:
-        client.call(method, parameters)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        client.sendall(request)
+        reply = b""
+        while not reply.endswith(b"\0"):
+            reply += client.recv(65536)
+    assert b'"error"' not in reply, reply
     return (time.perf_counter() - started) * 1e3
 
 
-def memory(host: Host) -> dict[str, float]:
-    """MiB of the idle service: proportional set size (PSS) and resident set size."""
-    pid = host.bridge_pid()
-    lines = (host.path / "proc" / str(pid) / "smaps_rollup").read_text().splitlines()[1:]
-    sizes = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
-    return {"PSS": sizes["Pss"], "RSS": sizes["Rss"]}
+def _pss(host: Host, pid: int) -> float:
+    return _pss_in((host.path / "proc" / str(pid) / "smaps_rollup").read_text())
 
 
-def measure(suite: str) -> dict[str, object]:
+def _pss_in(text: str) -> float:
+    (line,) = (line for line in text.splitlines() if line.startswith("Pss:"))
+    return int(line.split()[1]) / 1024
+
+
+def _hold(path: str) -> float:
+    """Inside: MiB of the service while so many clients are connected that have made a call each."""
+    clients = [Client(SOCKET) for _ in range(IDLE_CONNECTIONS)]
+    for client in clients:
+        client.call("GetMachine", {"name": GUEST})
+    size = _pss_in(Path(path).read_text())
+    for client in clients:
+        client.close()
+    return size
+
+
+def measure(suite: str, machines: Sequence[int] = MACHINES) -> Bench:
+    """Everything, on one version of systemd."""
     with Host.boot(suite, f"bench-{suite}-{os.getpid()}") as host:
-        host.install()
-        host.guest(GUEST)
-        services: dict[str, tuple[str, str, str, dict[str, object] | None]] = {
-            "bridge": ("machine1-bridge.service", SOCKET, "io.machine1.ListMachines", None)
-        }
-        if host.run(["systemctl", "is-active", "systemd-machined.socket"], check=False).returncode == 0:
-            services["native"] = ("systemd-machined.service", NATIVE, "io.systemd.Machine.List", {"name": GUEST})
-        starts: dict[str, list[float]] = {name: [] for name in services}
-        for _ in range(COLD_ROUNDS):
-            for name, (unit, path, method, parameters) in services.items():
-                host.run(["systemctl", "reset-failed", unit])
-                host.run(["systemctl", "stop", unit])
-                if name == "bridge":
-                    host.run(["machinectl", "list"])  # machined itself is warm
-                starts[name].append(host.inside(cold, path, method, parameters))
-        idle = memory(host)
-        return {
-            "warm, µs": host.inside(warm, timeout=120),
-            "cold, ms": {name: {"median": statistics.median(v), "max": max(v)} for name, v in starts.items()},
-            "idle, MiB": idle,
-        }
+        bench = Bench(host)
+        bench.reads(60, 25)
+        bench.calls(40, 10, ways.IMAGES)
+        bench.calls(40, 10, ways.KILLS)
+        bench.calls(12, 5, ways.SHELLS)
+        for number in machines[1:]:
+            bench.reads(60, 25, number)
+        bench.flood(11, 4000)
+        bench.quiet(5, 1000)
+        bench.cold(11)
+        bench.memory()
+        for target in ways.RATIOS:
+            ratio = bench.compare(target)
+            if ratio is not None:
+                with_machines = "" if target.machines == 2 else f", {target.machines} machines"
+                beside = "the same with 2" if target.beside == target.work else target.beside
+                bench.ratios[f"{target.work} / {beside}{with_machines}"] = (ratio, target.at_most)
+        return bench
+
+
+def as_table(version: int, bench: Bench) -> str:
+    lines = [f"systemd {version}", f"  {'µs':58}{'median':>10}{'p99':>10}{'first':>10}"]
+    for name, figure in bench.figures.items():
+        lines.append(f"  {name:58}" + "".join(f"{value:10.1f}" for value in figure.values()))
+    lines.append(f"  {'ratios, and nine of ten of them':90}{'target':>8}")
+    for name, (ratio, target) in bench.ratios.items():
+        at_least = "at least" in name
+        verdict = ""
+        if target is not None:
+            met = ratio.median >= target if at_least else ratio.median <= target
+            verdict = f"{target:8.2f}  {'met' if met else 'MISSED'}"
+        lines.append(f"  {name:66}{ratio!s:>24}{verdict}")
+    return "\n".join(lines + [f"  not there: {missing}" for missing in bench.missing])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suites", nargs="*", default=list(SUITES), metavar="SUITE")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("suites", nargs="*", default=[*SUITES][::-1], metavar="SUITE")
     options = parser.parse_args()
-    results = {f"systemd {SUITES[suite]}": measure(suite) for suite in options.suites}
-    if options.json:
-        print(json.dumps(results, indent=1, ensure_ascii=False))
-        return
-    for version, result in results.items():
-        print(f"\n{version}")
-        for kind, figures in result.items():
-            print(f"  {kind}")
-            assert isinstance(figures, dict)
-            for name, values in figures.items():
-                shown = values if isinstance(values, dict) else {"": values}
-                print(f"    {name:24}" + "".join(f"{key:>8} {value:9.1f}" for key, value in shown.items()))
+    document: dict[str, Any] = {
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+        "kernel": platform.release(),
+        "processors": os.cpu_count(),
+    }
+    for suite in options.suites:
+        load = os.getloadavg()
+        bench = measure(suite)
+        version = SUITES[suite]
+        print(as_table(version, bench), flush=True)
+        document[f"systemd {version}"] = {
+            "load before": load,
+            "figures, µs": bench.figures,
+            "ratios": {name: as_json(ratio) | {"target": target} for name, (ratio, target) in bench.ratios.items()},
+            "not there": bench.missing,
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        if version == max(SUITES.values()):
+            PICTURE.write_text(_picture(version, bench))
+
+
+def _picture(version: int, bench: Bench) -> str:
+    lines = {
+        way.name: [(number, Latency.of(bench.blocks[way.name, number]).median) for number in MACHINES]
+        for way in ways.READS
+    }
+    return draw(f"Median latency of a read, systemd {version}", lines)
 
 
 if __name__ == "__main__":
-    # jeepney imports what it needs for a connection only now and then: nothing may be missing inside a host.
-    socket.getaddrinfo("localhost", None)
     main()
