@@ -6,11 +6,13 @@ The only module that does I/O on the bus; `machined` and `polkit` say what is ca
 
 import os
 import socket
+import struct
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -19,7 +21,7 @@ from jeepney.auth import BEGIN, Authenticator
 from jeepney.bus import get_bus
 from jeepney.bus_messages import message_bus
 from jeepney.fds import FileDescriptor
-from jeepney.low_level import calc_msg_size
+from jeepney.low_level import Struct, calc_msg_size, parse_signature
 
 from . import errors, fds
 from .loop import HANGUP, READ, WRITE, Future, Loop, Timer
@@ -39,10 +41,6 @@ MESSAGE_MAX = 16 * 1024 * 1024
 
 _FIXED_HEADER = 16
 
-# A reply and the file descriptors that came with it; those in its body are the same objects.
-_Answer = tuple[Message, list[FileDescriptor]]
-
-
 class DBusError(Exception):
     """An error that came over the bus. `name` is the D-Bus one; `message` is what the other side says for people."""
 
@@ -53,6 +51,49 @@ class DBusError(Exception):
 
 class GivenUp(Exception):
     """Nobody wants the answer any more."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A reply as it came: its header, its body's bytes, and its file descriptors."""
+
+    header: Header
+    data: bytes
+    received: list[FileDescriptor]
+
+    @property
+    def signature(self) -> str:
+        signature: str = self.header.fields.get(HeaderFields.signature, "")
+        return signature
+
+    def body(self) -> tuple[Any, ...]:
+        """The file descriptors in it are those that were received. Raises DBusError if it is malformed."""
+        try:
+            if len(self.received) < (number := self.header.fields.get(HeaderFields.unix_fds, 0)):
+                raise ValueError(f"{len(self.received)} of {number} file descriptors")
+            if not self.signature:
+                return ()
+            body, _ = _type(self.signature).parse_data(self.data, 0, self.header.endianness, fds=self.received)
+        except Exception as error:
+            # jeepney raises whatever a malformed body makes it run into.
+            fds.close(self.received)
+            raise _inconsistent(f"malformed reply: {error!r}") from error
+        checked: tuple[Any, ...] = body
+        return checked
+
+
+class Repeated:
+    """A message that is sent often, without file descriptors: in bytes but for its serial number."""
+
+    def __init__(self, message: Message) -> None:
+        self.header = message.header
+        self._data = bytearray(message.serialise(1))
+        self._serial = struct.Struct(message.header.endianness.struct_code() + "I")
+
+    def serialise(self, serial: int, _: object = None) -> bytes:
+        """As Message.serialise."""
+        self._serial.pack_into(self._data, 8, serial)
+        return bytes(self._data)
 
 
 class _Connection:
@@ -66,7 +107,7 @@ class _Connection:
         self._loop = loop
         self._tell_retired, self._tell_over = retired, over
         self._serials = count(1)
-        self._pending: dict[int, Future[_Answer]] = {}
+        self._pending: dict[int, Future[Answer]] = {}
         self._incoming = bytearray()
         self._received: list[FileDescriptor] = []
         self._authenticator: Authenticator | None = Authenticator(enable_fds=True)
@@ -87,7 +128,7 @@ class _Connection:
         self._patience = loop.call_later(DEADLINE, lambda: self.close("the system bus did not answer in time"))
         self._write(self._authenticator.data_to_send())
 
-    def call(self, message: Message) -> tuple[int, Future[_Answer]]:
+    def call(self, message: Message | Repeated) -> tuple[int, Future[Answer]]:
         """Send a message. Returns its serial number and the future of its reply.
 
         File descriptors in its body stay the caller's: duplicates go.
@@ -98,7 +139,7 @@ class _Connection:
         numbers = array("i")
         data = message.serialise(serial, numbers)
         descriptors = _duplicates(numbers)
-        future = self._pending[serial] = Future[_Answer](self._loop)
+        future = self._pending[serial] = Future[Answer](self._loop)
         self._write(data, descriptors)
         return serial, future
 
@@ -238,17 +279,18 @@ class _Connection:
         _, reply = self.call(message_bus.Hello())
         self._loop.start(self._greet(reply), lambda _: None)
 
-    async def _greet(self, reply: Future[_Answer]) -> None:
+    async def _greet(self, reply: Future[Answer]) -> None:
         try:
-            message, received = await reply
+            answer = await reply
+            body = answer.body()
         except errors.Unavailable:
             return
         except DBusError as error:
             self.close(f"the system bus sent nonsense: {error.message}")
             return
-        fds.close(received)
-        if message.header.message_type == MessageType.error:
-            self.close(f"the system bus refused the connection: {_text(message)}")
+        fds.close(answer.received)
+        if answer.header.message_type == MessageType.error:
+            self.close(f"the system bus refused the connection: {_text(body)}")
         else:
             self._patience.cancel()
             self.ready.resolve(None)
@@ -258,7 +300,7 @@ class _Connection:
 
         Each message says how many file descriptors are its own, so reading ahead mixes nothing up.
         """
-        header, _ = Header.from_buffer(message)
+        header, end = Header.from_buffer(message)
         number = header.fields.get(HeaderFields.unix_fds, 0)
         received, self._received = self._received[:number], self._received[number:]
         future = None
@@ -272,14 +314,7 @@ class _Connection:
         if future is None:
             fds.close(received)
             return
-        try:
-            answer = Message.from_buffer(message, received), received
-        except Exception as error:
-            # jeepney raises whatever a malformed body makes it run into.
-            fds.close(received)
-            future.fail(DBusError("org.freedesktop.DBus.Error.InconsistentMessage", f"malformed reply: {error!r}"))
-            return
-        if not future.resolve(answer):
+        if not future.resolve(Answer(header, message[end + -end % 8 :], received)):
             fds.close_untaken(received, self._loop.call_later)
         self._end_if_done()
 
@@ -313,7 +348,18 @@ class Bus:
         given_up: Future[None] | None = None,
         user: int = ROOT,
     ) -> tuple[Any, ...]:
-        """The body of the reply, whose signature has to be `reply`.
+        """The body of the reply, whose signature has to be `reply`: see `ask`."""
+        return (await self.ask(message, reply, deadline, given_up, user)).body()
+
+    async def ask(
+        self,
+        message: Message | Repeated,
+        reply: str,
+        deadline: float | None = DEADLINE,
+        given_up: Future[None] | None = None,
+        user: int = ROOT,
+    ) -> Answer:
+        """The reply, whose signature has to be `reply`.
 
         `deadline` in seconds, the wait for the user's turn included; None for what may take as long as it takes.
         Raises DBusError, and Timeout, Unavailable and TooManyOperations as errors of the interface. A reply that comes
@@ -323,21 +369,18 @@ class Bus:
         late = _Patience(self._loop, deadline, given_up)
         try:
             await self.turns.take(user, late.fails)
-            answer, received = await self._answer(message, late, partial(self.turns.give_back, user))
+            answer = await self._answer(message, late, partial(self.turns.give_back, user))
         finally:
             late.cancel()
         if answer.header.message_type == MessageType.error:
-            fds.close(received)
-            raise _error(answer)
-        actual = answer.header.fields.get(HeaderFields.signature, "")
-        if actual != reply or len(received) != reply.count("h"):
-            fds.close(received)
-            raise DBusError(
-                "org.freedesktop.DBus.Error.InconsistentMessage",
-                f"{message.header.fields[HeaderFields.member]} was answered with '{actual}' instead of '{reply}'",
-            )
-        body: tuple[Any, ...] = answer.body
-        return body
+            body = answer.body()
+            fds.close(answer.received)
+            raise _error(answer.header, body)
+        if answer.signature != reply or len(answer.received) != reply.count("h"):
+            fds.close(answer.received)
+            member = message.header.fields[HeaderFields.member]
+            raise _inconsistent(f"{member} was answered with '{answer.signature}' instead of '{reply}'")
+        return answer
 
     def send(self, message: Message) -> None:
         """Send a call whose reply nobody waits for. Where there is no connection, nobody is there to be called."""
@@ -348,7 +391,9 @@ class Bus:
         for connection in list(self._connections):
             connection.close("the service ends")
 
-    async def _answer(self, message: Message, late: "_Patience", give_back: Callable[[], None]) -> _Answer:
+    async def _answer(
+        self, message: Message | Repeated, late: "_Patience", give_back: Callable[[], None]
+    ) -> Answer:
         """`give_back` is called when the call does not take its place any more, perhaps later."""
         with ExitStack() as place:
             place.callback(give_back)
@@ -432,22 +477,32 @@ def _duplicates(numbers: Sequence[int]) -> list[FileDescriptor]:
     return duplicates
 
 
-def _error(message: Message) -> Exception:
+@lru_cache(32)
+def _type(signature: str) -> Struct:
+    """What decodes a body of this signature."""
+    return parse_signature(list(f"({signature})"))
+
+
+def _inconsistent(message: str) -> DBusError:
+    return DBusError("org.freedesktop.DBus.Error.InconsistentMessage", message)
+
+
+def _error(header: Header, body: tuple[Any, ...]) -> Exception:
     """What an error reply says.
 
     One of the bus itself says nothing of the one that was called, but that it cannot be: a limit of the bus, nobody
     there, or that systemd could not start it, in whatever words (FileExists for a unit that is masked, in 262). Only
     AccessDenied is about the call.
     """
-    fields = message.header.fields
+    fields = header.fields
     name = fields.get(HeaderFields.error_name, "")
     if not isinstance(name, str):
         name = ""
     if fields.get(HeaderFields.sender) == message_bus.bus_name and name != "org.freedesktop.DBus.Error.AccessDenied":
-        return errors.Unavailable(f"the system bus: {_text(message)}")
-    return DBusError(name, _text(message))
+        return errors.Unavailable(f"the system bus: {_text(body)}")
+    return DBusError(name, _text(body))
 
 
-def _text(message: Message) -> str:
+def _text(body: tuple[Any, ...]) -> str:
     """The text of an error reply, by convention the first of its body."""
-    return message.body[0] if message.body and isinstance(message.body[0], str) else ""
+    return body[0] if body and isinstance(body[0], str) else ""

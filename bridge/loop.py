@@ -19,8 +19,9 @@ T = TypeVar("T")
 Schedule: TypeAlias = Callable[[Callable[[], None]], None]
 
 TURN_MAX = 0.01
-# Seconds to stay awake for the next event when the last one came as soon as AGAIN after the one before. To fall asleep
-# and be woken takes a processor longer than that, and twice as long a client that calls again once it has its reply.
+# Seconds to stay awake for the next event if it is likely to come as soon as AGAIN, as it did at the wait before the
+# last: where each call goes to machined, the waits for the client and for machined take turns. To fall asleep and be
+# woken takes a processor longer than that, and twice as long a client that calls again once it has its reply.
 AWAKE = 0.000_05
 AGAIN = 0.000_15
 
@@ -109,7 +110,7 @@ class Loop:
         self._clock = 0.0  # the time that the share which had the last turn had used before it
         # On a single processor nobody could do what is waited for.
         self._awake = AWAKE if len(os.sched_getaffinity(0)) > 1 else 0.0
-        self._brisk = False
+        self._brisk = False, False  # whether the wait before the last was short, and the last one
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler` with the events that occur on `fd`, hang-up and error always among them."""
@@ -167,13 +168,14 @@ class Loop:
         patience = self._patience()
         if patience == 0:
             return self._epoll.poll(0)
+        events: list[tuple[int, int]] = []
         begin = time.monotonic()
-        if self._brisk:
-            while time.monotonic() - begin < self._awake:
-                if events := self._epoll.poll(0):
-                    return events
-        events = self._epoll.poll(patience)
-        self._brisk = time.monotonic() - begin < AGAIN
+        if self._brisk[0]:
+            while not events and time.monotonic() - begin < self._awake:
+                events = self._epoll.poll(0)
+        if not events:
+            events = self._epoll.poll(patience)
+        self._brisk = self._brisk[1], time.monotonic() - begin < AGAIN
         return events
 
     def contend(self, share: "Share") -> None:

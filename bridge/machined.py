@@ -2,8 +2,8 @@
 """systemd-machined as this service sees it: org.freedesktop.machine1(5), and what its errors mean to a client."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jeepney import DBusAddress, new_method_call
 from jeepney.bus_messages import message_bus
@@ -12,9 +12,10 @@ from jeepney.fds import FileDescriptor
 from . import errors
 from .bus import DEADLINE, Bus, DBusError
 from .limits import Limits
+from .listed import Images, Machines
 from .loop import Loop
 from .reads import Read
-from .remembered import Machines, Remembered
+from .remembered import Remembered
 from .turns import ROOT
 
 _MANAGER = DBusAddress(
@@ -23,8 +24,6 @@ _MANAGER = DBusAddress(
 
 # Members without parameters that change nothing, and their replies.
 READS = {"ListMachines": "a(ssso)", "ListImages": "a(ssbttto)"}
-# (name, type, read-only, ctime, mtime, usage, object path)
-Images: TypeAlias = Sequence[tuple[str, str, bool, int, int, int, str]]
 # What a guest or a disk has to do first, so that it may take long.
 SLOW = ("OpenMachineShell", "CopyFromMachine", "CopyToMachine", "CloneImage", "RemoveImage")
 # Other calls of one user at a time: machined does one after the other, so more would only be in others' way.
@@ -85,7 +84,7 @@ class Machined:
             loop, self._reads, new_method_call(_MANAGER, "ListMachines"), READS["ListMachines"], machines_by_name
         )
         self._images = Read(
-            loop, self._reads, new_method_call(_MANAGER, "ListImages"), READS["ListImages"], images_in_order
+            loop, self._reads, new_method_call(_MANAGER, "ListImages"), READS["ListImages"], images_by_name
         )
         self._remembered = Remembered()
         self._quick = Bus(loop, AT_ONCE, limits.waiting_calls)
@@ -112,7 +111,7 @@ class Machined:
         return machines
 
     async def images(self) -> Images:
-        """The images by their names' order, which many may share. Raises what Bus.call raises."""
+        """What machined lists now. Many may share it. Raises what Bus.call raises."""
         return await self._images.answer()
 
     async def call(
@@ -149,9 +148,9 @@ class Machined:
         return None
 
 
-def images_in_order(body: tuple[Any, ...]) -> Images:
+def images_by_name(body: tuple[Any, ...]) -> Images:
     """The reply of ListImages."""
-    return sorted(body[0])
+    return Images(body[0])
 
 
 def machines_by_name(body: tuple[Any, ...]) -> Machines:

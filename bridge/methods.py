@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .errors import InvalidParameter, NoSuchMachine
+from .listed import Images, Machines
 from .machined import Machined
 from .messages import Reply
-from .remembered import Machines
 
 Parameters: TypeAlias = Mapping[str, Any]
 
@@ -89,7 +89,11 @@ async def copy_to_machine(machined: Machined, parameters: Parameters) -> Reply:
 async def list_images(machined: Machined, parameters: Parameters) -> Reply:
     images = await machined.images()
     everything = parameters.get("all", False)
-    return Reply({"images": [_image(*entry) for entry in images if everything or entry[0] != HOST]})
+
+    def listed() -> list[dict[str, object]]:
+        return [_image(*entry) for entry in images if everything or entry[0] != HOST]
+
+    return _shared(images, everything, lambda: {"images": listed()})
 
 
 async def remove_image(machined: Machined, parameters: Parameters) -> Reply:
@@ -114,11 +118,11 @@ async def _copy(machined: Machined, member: str, parameters: Parameters) -> Repl
     return Reply()
 
 
-def _shared(machines: Machines, about: str | bool, parameters: Callable[[], dict[str, Any]]) -> Reply:
-    """The one reply about this, as long as the machines are these."""
-    reply: Reply | None = machines.replies.get(about)
+def _shared(listed: Machines | Images, about: str | bool, parameters: Callable[[], dict[str, Any]]) -> Reply:
+    """The one reply about this, as long as this is what is listed."""
+    reply = listed.replies.get(about)
     if reply is None:
-        reply = machines.replies[about] = Reply(parameters(), shared=True)
+        reply = listed.replies[about] = Reply(parameters(), shared=True)
     return reply
 
 

@@ -11,11 +11,12 @@ signals here, and none can come late.
 import os
 import select
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from jeepney.fds import FileDescriptor
+
+from .listed import Machines
 
 DIRECTORY = Path("/run/systemd/machines")
 HOST = ".host"
@@ -24,17 +25,6 @@ HOST = ".host"
 SETTLED = 100_000_000
 
 Stamp: TypeAlias = tuple[int, int, int, int]
-
-
-class Machines(dict[str, tuple[str, str, str, str]]):
-    """Name, class, service, object path; by name, in its order. Nobody changes them.
-
-    `replies` are what is made of them, by what it is about: true for as long as the machines are.
-    """
-
-    def __init__(self, entries: Iterable[tuple[str, str, str, str]] = ()) -> None:
-        super().__init__((entry[0], entry) for entry in sorted(entries))
-        self.replies: dict[str | bool, Any] = {}
 
 
 class Remembered:

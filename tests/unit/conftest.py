@@ -13,8 +13,8 @@ import pytest
 
 from bridge import fds, journal
 from bridge.bus import DEADLINE
-from bridge.machined import READS, Images, Machined, machines_by_name
-from bridge.remembered import Machines
+from bridge.listed import Images, Machines
+from bridge.machined import READS, Machined, images_by_name, machines_by_name
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class FakeMachined(Machined):
         return machines_by_name(await self.call("ListMachines", reply=READS["ListMachines"]))
 
     async def images(self) -> Images:
-        return sorted((await self.call("ListImages", reply=READS["ListImages"]))[0])
+        return images_by_name(await self.call("ListImages", reply=READS["ListImages"]))
 
     async def call(
         self, member: str, signature: str = "", *arguments: object, reply: str = "", deadline: float | None = DEADLINE

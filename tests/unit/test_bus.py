@@ -24,10 +24,10 @@ from jeepney import (
 )
 from jeepney.bus_messages import message_bus
 from jeepney.fds import FileDescriptor
-from jeepney.low_level import Parser
+from jeepney.low_level import Parser, Struct
 
 from bridge import bus as module
-from bridge.bus import Bus, DBusError
+from bridge.bus import Bus, DBusError, Repeated
 from bridge.errors import Timeout, TooManyOperations, Unavailable
 from bridge.loop import Future, Loop
 from bridge.machined import READS, SLOW, Machined, to_varlink_error
@@ -813,23 +813,38 @@ def test_messages_that_nobody_asked_for_are_dropped_undecoded(connected: Bench, 
 
 def test_a_message_that_nobody_asked_for_is_not_decoded(connected: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if it could be: that would be somebody else's use of our time."""
-    decoded: list[bytes] = []
-    decode = Message.from_buffer
+    decoded: list[str] = []
+    decoder = module._type
 
-    def counted(data: bytes, received: list[FileDescriptor]) -> Message:
-        decoded.append(data)
-        return decode(data, received)
+    def counted(signature: str) -> Struct:
+        decoded.append(signature)
+        return decoder(signature)
 
-    outcome = connected.call()
+    outcome = connected.call(reply="u")
     (call,) = connected.calls(1)
-    monkeypatch.setattr(Message, "from_buffer", counted)
+    monkeypatch.setattr(module, "_type", counted)
     connected.link.send(connected.link.encode(noise(MessageType.signal, "s", ("x",))))
-    reply = connected.link.encode(new_method_return(call))
-    connected.link.send(reply)
+    connected.link.send(connected.link.encode(new_method_return(call, "u", (7,))))
     connected.loop.call_later(0.05, connected.loop.stop)
     connected.loop.run()
-    assert decoded == [reply]
-    assert outcome.value() == ()
+    assert decoded == ["u"]
+    assert outcome.value() == (7,)
+
+
+def test_a_reply_of_another_signature_is_not_decoded(connected: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = connected.call(reply="s")
+    (call,) = connected.calls(1)
+    monkeypatch.setattr(module, "_type", None)
+    connected.link.answer(call, "as", ["x"])
+    assert "'as' instead of 's'" in outcome.dbus_error()[1]
+
+
+def test_a_message_that_is_sent_often_is_the_same_but_for_its_number() -> None:
+    message = new_method_call(ADDRESS, "Often", "su", ("x", 2))
+    repeated = Repeated(message)
+    assert repeated.header is message.header
+    for serial in (1, 2, 2**32 - 1):
+        assert repeated.serialise(serial) == message.serialise(serial)
 
 
 @pytest.mark.parametrize("kind", list(MessageType))

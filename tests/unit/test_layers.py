@@ -30,6 +30,7 @@ ORDER = [
     "remembered",
     "bus",
     "turns",
+    "listed",
     "messages",
     "loop",
     "limits",
@@ -40,7 +41,7 @@ ORDER = [
 ]
 
 # These know nothing of the bridge.
-LEAVES = ["remembered", "activation", "loop", "limits", "fds", "errors", "journal", "__init__"]
+LEAVES = ["activation", "loop", "limits", "fds", "errors", "journal", "__init__"]
 
 # Who may import what. `asyncio` costs half a cold start, see loop.py.
 ALLOWED = {

@@ -850,16 +850,30 @@ def test_who_calls_again_at_once_finds_the_loop_awake(processors: set[int], monk
     clock = SlowClock(loop, monkeypatch)
     assert clock.wait(loop, 1) == 0
     assert clock.wait(loop, 0.000_1) == 0  # that was soon
+    assert clock.wait(loop, 0.000_03) == 0
     assert clock.wait(loop, 0.000_03) == 3
     assert clock.wait(loop, 0.000_03) == 3
     assert clock.wait(loop, 0.000_1) == 5  # so long and no longer
     assert clock.wait(loop, 0.000_2) == 5
+    assert clock.wait(loop, 0.000_03) == 3
     assert clock.wait(loop, 0.000_03) == 0  # who is slow is waited for asleep
     assert clock.wait(loop, 0.000_03) == 3
+
+
+def test_a_client_that_calls_again_finds_it_awake_though_each_call_goes_on_to_machined(
+    processors: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop()
+    clock = SlowClock(loop, monkeypatch)
+    client, machined = 0.000_03, 0.000_4
+    assert [clock.wait(loop, client), clock.wait(loop, machined)] == [0, 0]
+    for _ in range(3):
+        assert clock.wait(loop, client) == 3
+        assert clock.wait(loop, machined) == 0
 
 
 def test_on_one_processor_nobody_is_kept_from_it(processors: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     processors.remove(1)
     loop = Loop()
     clock = SlowClock(loop, monkeypatch)
-    assert [clock.wait(loop, 0.000_03) for _ in range(3)] == [0, 0, 0]
+    assert [clock.wait(loop, 0.000_03) for _ in range(4)] == [0, 0, 0, 0]

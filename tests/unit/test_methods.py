@@ -15,9 +15,9 @@ from bridge.contract import Contract
 from bridge.dispatch import CHECK
 from bridge.errors import InvalidParameter, NoSuchMachine
 from bridge.introspection import Introspection
+from bridge.listed import Images, Machines
 from bridge.messages import Reply
 from bridge.methods import METHODS
-from bridge.remembered import Machines
 
 from .conftest import Asked, FakeMachined, result_of
 
@@ -141,15 +141,19 @@ def test_a_machine_that_is_not_there_is_named(machines: list[tuple[str, ...]]) -
     assert caught.value.parameters == {"name": "web1"}
 
 
-class SameMachines(FakeMachined):
-    """Says the same machines, until they are others."""
+class SameMachined(FakeMachined):
+    """Says the same machines and images, until they are others."""
 
-    def __init__(self, *entries: tuple[str, str, str, str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.listed = Machines(entries)
+        self.listed = Machines([VM, CONTAINER, THE_HOST])
+        self.listed_images = Images([RAW, HOST_IMAGE])
 
     async def machines(self) -> Machines:
         return self.listed
+
+    async def images(self) -> Images:
+        return self.listed_images
 
 
 QUESTIONS: list[tuple[str, dict[str, object]]] = [
@@ -157,24 +161,28 @@ QUESTIONS: list[tuple[str, dict[str, object]]] = [
     ("ListMachines", {"all": True}),
     ("GetMachine", {"name": "web1"}),
     ("GetMachine", {"name": "db"}),
+    ("ListImages", {}),
+    ("ListImages", {"all": True}),
 ]
 
 
-def test_each_question_about_the_same_machines_has_one_reply() -> None:
-    machined = SameMachines(VM, CONTAINER, THE_HOST)
+def test_each_question_about_the_same_has_one_reply() -> None:
+    machined = SameMachined()
     replies = [call(method, machined, **parameters) for method, parameters in QUESTIONS]
     assert len({id(reply) for reply in replies}) == len(QUESTIONS)
     assert all(reply.shared for reply in replies)
     for reply, (method, parameters) in zip(replies, QUESTIONS, strict=True):
         assert call(method, machined, **parameters) is reply
     assert call("ListMachines", machined, all=False) is replies[0]
+    assert call("ListImages", machined, all=False) is replies[4]
 
 
 @pytest.mark.parametrize(("method", "parameters"), QUESTIONS)
-def test_other_machines_have_other_replies(method: str, parameters: dict[str, object]) -> None:
-    machined = SameMachines(VM, CONTAINER, THE_HOST)
+def test_others_have_other_replies(method: str, parameters: dict[str, object]) -> None:
+    machined = SameMachined()
     before = call(method, machined, **parameters)
     machined.listed = Machines([("web1", "container", "x", PATH), ("db", "vm", "x", PATH)])
+    machined.listed_images = Images([NOTHING_KNOWN])
     after = call(method, machined, **parameters)
     assert after is not before
     assert after.parameters != before.parameters
@@ -182,7 +190,7 @@ def test_other_machines_have_other_replies(method: str, parameters: dict[str, ob
 
 def test_who_is_not_there_leaves_nothing_with_those_who_are() -> None:
     """Names that clients make up are not remembered."""
-    machined = SameMachines(VM)
+    machined = SameMachined()
     for number in range(3):
         with pytest.raises(NoSuchMachine):
             call("GetMachine", machined, name=f"x{number}")

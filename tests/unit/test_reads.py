@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jeepney import DBusAddress, Message, new_method_call
+from jeepney import DBusAddress, Endianness, Header, Message, MessageType, new_method_call
 
 from bridge import reads
-from bridge.bus import DEADLINE, Bus, DBusError
+from bridge.bus import DEADLINE, Answer, Bus, DBusError, Repeated
 from bridge.errors import Timeout, Unavailable
 from bridge.loop import Future, Loop
 from bridge.reads import UNDER_WAY_MAX, Read
@@ -21,24 +21,38 @@ from bridge.turns import ROOT
 MESSAGE = new_method_call(DBusAddress("/x", "org.example.Service", "org.example.Interface"), "List")
 
 
+class FakeAnswer(Answer):
+    """A body that need not be decoded, and how often it was."""
+
+    def __init__(self, *body: object, endianness: Endianness = Endianness.little) -> None:
+        header = Header(endianness, MessageType.method_return, 0, 1, 0, 1, {})
+        super().__init__(header, repr(body).encode(), [])
+        self._body = body
+        self.decoded = 0
+
+    def body(self) -> tuple[Any, ...]:
+        self.decoded += 1
+        return self._body
+
+
 class FakeBus(Bus):
     """Each call waits until it is answered, unless there is no bus."""
 
     def __init__(self, loop: Loop) -> None:
         self._own = loop
-        self.calls: list[Future[tuple[Any, ...]]] = []
-        self.asked: list[tuple[Message, str, float | None, int]] = []
+        self.calls: list[Future[Answer]] = []
+        self.asked: list[tuple[bytes, str, float | None, int]] = []
         self.gone = False
 
-    async def call(
+    async def ask(
         self,
-        message: Message,
+        message: Message | Repeated,
         reply: str,
         deadline: float | None = DEADLINE,
         given_up: Future[None] | None = None,
         user: int = 1000,
-    ) -> tuple[Any, ...]:
-        self.asked.append((message, reply, deadline, user))
+    ) -> Answer:
+        self.asked.append((message.serialise(1), reply, deadline, user))
         if self.gone:
             raise Unavailable("no system bus")
         self.calls.append(Future(self._own))
@@ -78,7 +92,10 @@ class Desk:
 
     def answer(self, index: int, *body: object) -> None:
         """The bus answers the call of this number."""
-        assert self.bus.calls[index].resolve(body)
+        self.answer_as_it_is(index, FakeAnswer(*body))
+
+    def answer_as_it_is(self, index: int, answer: Answer) -> None:
+        assert self.bus.calls[index].resolve(answer)
         self.settle()
 
     def fail(self, index: int, error: Exception) -> None:
@@ -108,7 +125,7 @@ def desk(loop: Loop) -> Desk:
 def test_a_read_is_asked_at_once_and_answered(desk: Desk, loop: Loop) -> None:
     reader = desk.ask()
     # Of nobody in particular: whose turn it is does not matter for what is everybody's.
-    assert desk.bus.asked == [(MESSAGE, "as", DEADLINE, ROOT)]
+    assert desk.bus.asked == [(MESSAGE.serialise(1), "as", DEADLINE, ROOT)]
     assert not reader.done
     desk.answer(0, ["m"])
     assert reader.answer == (["m"],)
@@ -189,6 +206,41 @@ def test_no_answer_is_older_than_its_question_and_nobody_is_forgotten(desk: Desk
     for asked, reader in readers:
         assert reader.answer is not None
         assert reader.answer[0] >= asked
+
+
+def test_an_answer_that_is_the_one_before_byte_for_byte_is_not_decoded_again(desk: Desk) -> None:
+    answers = [FakeAnswer("a"), FakeAnswer("a"), FakeAnswer("b"), FakeAnswer("a")]
+    readers = []
+    for index, answer in enumerate(answers):
+        readers.append(desk.ask())
+        desk.answer_as_it_is(index, answer)
+    assert [answer.decoded for answer in answers] == [1, 0, 1, 1]
+    assert [reader.answer for reader in readers] == [("a",), ("a",), ("b",), ("a",)]
+    assert readers[1].answer is readers[0].answer
+
+
+def test_the_same_bytes_in_another_order_are_another_answer(desk: Desk) -> None:
+    for index, order in enumerate(Endianness):
+        answer = FakeAnswer("a", endianness=order)
+        desk.ask()
+        desk.answer_as_it_is(index, answer)
+        assert answer.decoded == 1
+
+
+def test_an_answer_that_cannot_be_decoded_is_not_remembered(desk: Desk) -> None:
+    class Malformed(FakeAnswer):
+        def body(self) -> tuple[Any, ...]:
+            super().body()
+            raise DBusError("org.example.Wrong", "x")
+
+    for index in range(2):
+        answer, reader = Malformed("a"), desk.ask()
+        desk.answer_as_it_is(index, answer)
+        assert answer.decoded == 1
+        assert isinstance(reader.error, DBusError)
+    reader = desk.ask()
+    desk.answer(2, "a")
+    assert reader.answer == ("a",)
 
 
 def test_the_number_of_calls_does_not_depend_on_how_many_ask(desk: Desk) -> None:

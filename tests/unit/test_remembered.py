@@ -13,7 +13,8 @@ import pytest
 from jeepney.fds import FileDescriptor
 
 from bridge import remembered as module
-from bridge.remembered import Machines, Remembered
+from bridge.listed import Machines
+from bridge.remembered import Remembered
 
 WEB = ("web", "container", "systemd-nspawn", "/m/web")
 HOST = (".host", "host", "", "/m/_2ehost")
