@@ -8,14 +8,16 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
-from jeepney import HeaderFields, Message
+from jeepney import Header, HeaderFields, Message, new_method_return
 from jeepney.fds import FileDescriptor
 
 import bridge.machined
-from bridge.bus import DEADLINE, Bus, DBusError, GivenUp
+import bridge.remembered
+from bridge.bus import DEADLINE, Answer, Bus, DBusError, GivenUp, Repeated
 from bridge.errors import Timeout, Unavailable
 from bridge.loop import Future, Loop
 from bridge.machined import Machined
@@ -101,12 +103,26 @@ class FakeBus:
         assert arrived == message.body, (arrived, message.body)
         assert reply == REPLIES.get(member, ""), (member, reply)
         self.calls.append((member, signature, message.body))
+        await self._answer_or_fail(given_up)
+        return self._body(member)
+
+    async def ask(self, message: Repeated, reply: str, user: int) -> Answer:
+        """What is read again and again: without parameters, and not decoded yet."""
+        member = message.header.fields[HeaderFields.member]
+        assert reply == REPLIES[member], (member, reply)
+        self.calls.append((member, "", ()))
+        await self._answer_or_fail(None)
+        call = Message.from_buffer(message.serialise(1))
+        data = new_method_return(call, reply, self._body(member)).serialise(1)
+        header, end = Header.from_buffer(data)
+        return Answer(header, data[end + -end % 8 :], [])
+
+    async def _answer_or_fail(self, given_up: Future[None] | None) -> None:
         await self._pass_turns(self.script.turns, given_up)
         if self.script.fault:
             # Not the same each time: a raised exception keeps its trace.
             fault = FAULTS[self.script.fault - 1]
             raise type(fault)(*fault.args) if isinstance(fault, DBusError) else _again(fault)
-        return self._body(member)
 
     def _body(self, member: str) -> tuple[Any, ...]:
         if member == "OpenMachineShell":
@@ -148,7 +164,9 @@ def _travel(message: Message) -> tuple[Any, ...]:
 
 def machined_on(bus: FakeBus, loop: Loop) -> Machined:
     """The real one, on that bus."""
-    with patch.object(bridge.machined, "Bus", lambda *_: bus):
+    # That of the machine that runs this says nothing of the machines there.
+    directory = patch.object(bridge.remembered, "DIRECTORY", Path("/nonexistent"))
+    with directory, patch.object(bridge.machined, "Bus", lambda *_: bus):
         return Machined(loop)
 
 
