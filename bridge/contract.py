@@ -89,6 +89,14 @@ def _items(
                 yield from validator.descend(item, items, path=index)
 
 
+def _additional_properties(
+    validator: Draft202012Validator, allowed: bool, instance: object, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """The keyword `additionalProperties`, without a message that names all strangers, however many."""
+    if isinstance(instance, dict) and not allowed and not instance.keys() <= schema["properties"].keys():
+        yield ValidationError("")
+
+
 def _type(
     validator: Draft202012Validator, types: str | list[str], instance: object, schema: Mapping[str, Any]
 ) -> Iterator[ValidationError]:
@@ -101,15 +109,19 @@ def _type(
 
 _Validator: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
-    validators={"items": _items, "properties": _properties, "type": _type},
+    validators={
+        "additionalProperties": _additional_properties,
+        "items": _items,
+        "properties": _properties,
+        "type": _type,
+    },
     type_checker=_types,
 )
 
-_UNKNOWN = "is not a parameter of this method"
 # What a violated keyword means to the caller. The offending value is never repeated: it may be large, or a secret.
 _REASONS: dict[str, Callable[[Any], str]] = {
     "required": lambda _: "is required",
-    "additionalProperties": lambda _: _UNKNOWN,
+    "additionalProperties": lambda _: "is not a parameter of this method",
     "type": lambda types: f"must be {_article(types)}",
     "enum": lambda values: f"must be one of {', '.join(v for v in values if v is not None)}",
     "pattern": lambda rule: f"must be {rule}",
@@ -142,10 +154,6 @@ class Contract:
         Raises InvalidParameter for the first violation. The method is one of the contract's.
         """
         validator = self._validators.get(method) or self._compile(method)
-        known = self.methods[method]["parameters"]["properties"]
-        if len(parameters) > len(known):
-            # jsonschema says the same, but makes a text of all the strangers first, however many.
-            raise InvalidParameter(next(name for name in parameters if name not in known), _UNKNOWN)
         violation = next(validator.iter_errors(parameters), None)
         if violation is not None:
             raise _invalid(violation)

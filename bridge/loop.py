@@ -24,6 +24,8 @@ TURN_MAX = 0.01
 # woken takes a processor longer than that, and twice as long a client that calls again once it has its reply.
 AWAKE = 0.000_05
 AGAIN = 0.000_15
+# Seconds that a share has turns for, one after the other, while no other is known to have something to do.
+STRETCH = 0.000_2
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 # The kernel reports these two whether asked or not.
@@ -192,14 +194,18 @@ class Loop:
         """To the share that used the least time: who asks little now and then does not wait for who asks much.
 
         One turn, then the descriptors are looked at again, for somebody may have come who used less (start-time fair
-        queuing). What is being done is not interrupted, so the limits of a call are what bounds the wait.
+        queuing); who is alone has several. What is being done is not interrupted, so the limits of a call are what
+        bounds the wait.
         """
         if not self._contenders:
             return
         share = min(self._contenders, key=_used) if len(self._contenders) > 1 else self._contenders[0]
         begin = time.monotonic()
         self._clock = share.used
-        if not share.turn():
+        share.turn()
+        while share.goes_on and len(self._contenders) == 1 and time.monotonic() - begin < STRETCH:
+            share.turn()
+        if not share.end_turn():
             self._contenders.remove(share)
         # No more than a call can take: what another process took in between is not this user's debt.
         share.used += min(time.monotonic() - begin, TURN_MAX)
@@ -274,14 +280,22 @@ class Share:
         """As Loop.start; what comes after a wait is a turn of its own."""
         _step(coroutine, finished, self.call_soon)
 
-    def turn(self) -> bool:
-        """Do one thing, a callback after a descriptor's event and the other way round. False if no callback is left."""
+    def turn(self) -> None:
+        """Do one thing, a callback after a descriptor's event and the other way round."""
         if (self._callback_next and self._ready) or not self._handle():
             self._callback_next = False
             if self._ready:
                 self._ready.popleft()()
         else:
             self._callback_next = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is something to do after a turn, or likely to be: an event of one of many descriptors."""
+        return bool(self._ready) or (self._callback_next and len(self._handlers) > 1)
+
+    def end_turn(self) -> bool:
+        """False if nothing is left but what an event tells of."""
         self._contending = bool(self._ready)
         return self._contending
 

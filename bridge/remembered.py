@@ -31,7 +31,7 @@ class Remembered:
     """One list, and when it is true."""
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._directory = DIRECTORY if directory is None else directory
+        self._directory = os.fspath(DIRECTORY if directory is None else directory)
         self._machines: Machines | None = None
         self._stamp: Stamp | None = None
         self._process: FileDescriptor | None = None

@@ -7,7 +7,8 @@
  *     client quiet CALLS PAUSE CONNECTIONS UID UID    calls of the first way by the first user, PAUSE µs between them,
  *         while so many connections of the second user make calls without a pause
  *
- * Standard input says the ways, one a line: NAME varlink|dbus|echo SOCKET REQUEST, the request's bytes in hexadecimal.
+ * Standard input says the ways, one a line: NAME varlink|dbus|echo UID SOCKET REQUEST, the user who connects and the
+ * request's bytes in hexadecimal.
  * Standard output gets a line for each block: NAME and nanoseconds, of each call or, for flood, of all of them.
  */
 #define _GNU_SOURCE
@@ -31,6 +32,7 @@ enum framing { VARLINK, DBUS, ECHO };
 struct way {
     char name[128], socket[108];
     enum framing framing;
+    uid_t uid;
     unsigned char request[REQUEST];
     size_t size;
 };
@@ -50,12 +52,14 @@ static uint64_t now(void) {
 
 static void read_ways(void) {
     char name[128], framing[16], socket[108], request[2 * REQUEST + 1];
-    while (scanf("%127s %15s %107s %8192s", name, framing, socket, request) == 4) {
+    unsigned uid;
+    while (scanf("%127s %15s %u %107s %8192s", name, framing, &uid, socket, request) == 5) {
         struct way *way = &ways[way_count++];
         if (way_count == WAYS)
             errx(1, "too many ways");
         strcpy(way->name, name);
         strcpy(way->socket, socket);
+        way->uid = uid;
         way->framing = !strcmp(framing, "varlink") ? VARLINK : !strcmp(framing, "dbus") ? DBUS : ECHO;
         for (way->size = 0; request[2 * way->size]; way->size++)
             sscanf(request + 2 * way->size, "%2hhx", &way->request[way->size]);
@@ -193,11 +197,16 @@ static int open_way(struct way *way) {
     }
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    uid_t uid = geteuid();
     strcpy(address.sun_path, way->socket);
+    if (way->uid && seteuid(way->uid) < 0)
+        err(1, "seteuid");
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
         err(1, "%s", way->socket);
     if (way->framing == DBUS)
         enter_bus(fd);
+    if (way->uid && seteuid(uid) < 0)
+        err(1, "seteuid");
     return fd;
 }
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jeepney import DBusAddress, new_method_call
 
@@ -17,17 +17,22 @@ PROGRAM = "/bin/true"
 
 @dataclass(frozen=True)
 class Way:
-    """A call as bytes, and where they go. The name is one word."""
+    """A call as bytes, where they go, and the user who connects there. The name is one word."""
 
     name: str
     framing: str
     socket: str
     request: bytes
+    uid: int = 0
+
+    def by(self, uid: int) -> Way:
+        """The same as this service makes it, which machined asks polkit about: of root's calls it does not."""
+        return replace(self, name=f"{self.name}-by-service", uid=uid)
 
     @property
     def line(self) -> str:
         """As client.c reads it."""
-        return f"{self.name} {self.framing} {self.socket} {self.request.hex()}\n"
+        return f"{self.name} {self.framing} {self.uid} {self.socket} {self.request.hex()}\n"
 
 
 def _varlink(name: str, socket: str, method: str, parameters: dict[str, object] | None, *, more: bool = False) -> Way:
@@ -108,6 +113,8 @@ RATIOS = (
     Target("bridge.ListMachines", "dbus.ListMachines", 0.5, 500, 500),
     Target("bridge.GetMachine", "bridge.GetMachine", 1.1, 500, 2),
     Target("bridge.OpenMachineShell", "native.Open-shell", 1.1, guard=2.5),
-    Target("bridge.KillMachine", "dbus.KillMachine", 1.3, guard=3.0),
+    Target("bridge.OpenMachineShell", "dbus.OpenMachineShell-by-service", 1.1),
+    Target("bridge.KillMachine", "dbus.KillMachine", 1.3),
+    Target("bridge.KillMachine", "dbus.KillMachine-by-service", 1.3, guard=3.0),
     Target("bridge.ListImages", "dbus.ListImages", 1.3, guard=3.0),
 )

@@ -438,6 +438,8 @@ class Shares:
         self._shares: list[Share] = []
         monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(module, "TURN_MAX", 100)
+        # Each turn by itself, but where a test says otherwise.
+        monkeypatch.setattr(module, "STRETCH", 0)
 
     def share(self) -> Share:
         self._shares.append(Share(self._loop))
@@ -652,6 +654,68 @@ def test_callbacks_and_descriptors_of_a_share_do_not_starve_each_other(
     share.watch(here.fileno(), READ, lambda _: shares.log.append("d"))
     assert shares.run(4) == "dcdc"
     share.unwatch(here.fileno())
+
+
+def test_who_is_alone_has_turns_for_a_while(shares: Shares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STRETCH", 3)
+    a, b = shares.share(), shares.share()
+    shares.work(a, "a", 1, 7)
+    assert [shares.run(1), shares.run(1)] == ["aaa", "aaa"]
+    shares.work(b, "b", 1, 10)
+    # Now there are two, until there is one again.
+    turns = [shares.run(1) for _ in range(8)]
+    both = turns.index("a") + 1
+    assert turns[:both] == ["b"] * (both - 1) + ["a"]
+    assert "".join(turns[both:]) == "b" * (11 - both)
+    assert turns[both] == "bbb"
+
+
+def test_who_gets_company_in_a_turn_is_alone_no_more(shares: Shares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STRETCH", 100)
+    a, b = shares.share(), shares.share()
+    shares.work(a, "a", 1, 2, then=lambda: shares.work(b, "b", 1))
+    shares.work(a, "a", 1, 2)
+    assert shares.run(1) == "aa"
+    assert shares.run(1) == "b"
+
+
+def test_who_is_alone_is_charged_for_all_its_turns_and_contends_once(
+    shares: Shares, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STRETCH", 3)
+    share = shares.share()
+    shares.work(share, "a", 1, 2, then=lambda: shares.work(share, "c", 1, 4))
+    assert shares.run(1) == "aac"
+    assert share.used == 3
+    assert loop._contenders == [share]
+    assert shares.run(1) == "ccc"
+    assert loop._contenders == []
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_events_of_many_descriptors_are_one_stretch_and_one_descriptor_is_not_looked_at_twice(
+    shares: Shares,
+    pairs: list[tuple[socket.socket, socket.socket]],
+    monkeypatch: pytest.MonkeyPatch,
+    others: int,
+) -> None:
+    """Whose only client is answered has nothing else to do most of the time."""
+    monkeypatch.setattr(module, "STRETCH", 3)
+    (here, there), (other, _) = pairs
+    share = shares.share()
+    there.send(b"never read")
+
+    def handle(_: int) -> None:
+        shares.now += 1
+        shares.log.append("d")
+
+    share.watch(here.fileno(), READ, handle)
+    if others:
+        share.watch(other.fileno(), READ, handle)
+    assert shares.run(1) == ("ddd" if others else "d")
+    share.unwatch(here.fileno())
+    if others:
+        share.unwatch(other.fileno())
 
 
 def test_callbacks_of_a_share_run_in_their_order_and_those_they_ask_for_after_them(shares: Shares) -> None:

@@ -191,7 +191,7 @@ def test_another_process_makes_the_old_list_no_more_true(machined: Machined) -> 
 
 
 def test_without_the_directory_nothing_is_remembered(tmp_path: Path, machined: Machined) -> None:
-    machined.remembered._directory = tmp_path / "none"
+    machined.remembered._directory = str(tmp_path / "none")
     machined.answers()
     assert machined.remembered.recall() is None
     assert not Remembered(tmp_path / "none").wants_process(), "it would be of no use"

@@ -1613,14 +1613,14 @@ def test_connections_of_one_user_take_turns(stage: Stage, monkeypatch: pytest.Mo
 
 def test_a_turn_is_one_call(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
-    give_turn = stage.loop._give_turn
+    turn = Share.turn
 
-    def counted() -> None:
+    def counted(share: Share) -> None:
         before = len(stage.dispatcher.calls)
-        give_turn()
+        turn(share)
         begun.append(len(stage.dispatcher.calls) - before)
 
-    monkeypatch.setattr(stage.loop, "_give_turn", counted)
+    monkeypatch.setattr(Share, "turn", counted)
     clients = flood(stage, monkeypatch, 3, 20)
     # Neither do replies that wait make it more, nor one that is read at last, nor calls without a reply.
     clients[0].send_bytes(b"".join(message(f"t.{what}") for what in ("Big", "Echo", "Fd", "Echo", "BigFd", "Echo")))
