@@ -84,7 +84,8 @@ class Entry:
 def unit_of(peer: Peer) -> str:
     """The unit that the client runs in, "" if that cannot be told, for one since its PID may be another's by now."""
     try:
-        text = Path(f"/proc/{peer.pid}/cgroup").read_text()
+        # A user names groups below their own as they like, in UTF-8 or not.
+        text = Path(f"/proc/{peer.pid}/cgroup").read_bytes().decode(errors="replace")
     except OSError:
         return ""
     found = _UNIT.search(text)

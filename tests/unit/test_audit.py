@@ -253,6 +253,7 @@ def child() -> Iterator[Peer]:
         # Groups that a service made for itself.
         ("0::/system.slice/docker.service/workers/7\n", "docker.service"),
         ("0::/system.slice/a.service/b.service.d\n", "a.service"),
+        ("0::/user.slice/user-1000.slice/user@1000.service/\udcff\udcfe\n", "user@1000.service"),
         ("0::/machine.slice/machine-web.scope/payload/system.slice/nginx.service\n", "machine-web.scope"),
         ("0::/init.scope\n", "init.scope"),
         (r"0::/system.slice/a\x2db.service" + "\n", r"a\x2db.service"),
@@ -268,18 +269,18 @@ def child() -> Iterator[Peer]:
 def test_the_unit_of_a_client(child: Peer, cgroup: str, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def read(path: Path) -> str:
+    def read(path: Path) -> bytes:
         asked.append(str(path))
-        return cgroup
+        return os.fsencode(cgroup)
 
-    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(Path, "read_bytes", read)
     assert unit_of(child) == unit
     assert asked == [f"/proc/{child.pid}/cgroup"]
 
 
 def test_the_unit_of_a_client_that_ended_is_unknown(child: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its PID may be another's by now."""
-    monkeypatch.setattr(Path, "read_text", lambda _: "0::/system.slice/web.service\n")
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"0::/system.slice/web.service\n")
     assert unit_of(child) == "web.service"
     os.kill(child.pid, 9)
     assert child.pidfd is not None
