@@ -39,6 +39,11 @@ PICTURE = REPOSITORY / "contrib" / "bench.svg"
 SETTLING = 0.3
 CONNECTIONS = 8
 IDLE_CONNECTIONS = 1000
+# Who works while a call is under way.
+UNITS = {"bridge": "machine1-bridge", "machined": "systemd-machined", "bus": "dbus", "polkit": "polkit"}
+IMPORTS = ("jsonschema", "jeepney", "bridge", "json", "tomllib")
+FLOOD = "calls a second, 8 connections, bridge / native (at least)"
+COLD = "cold start to first reply, bridge / native"
 # Nobody's, and as different from each other.
 QUIET_UID, BUSY_UID = 65533, 65534
 
@@ -51,6 +56,7 @@ class Bench:
         self.figures: dict[str, dict[str, float]] = {}
         self.blocks: dict[tuple[str, int], Blocks] = {}
         self.ratios: dict[str, tuple[Ratio, float | None]] = {}
+        self.profiles: dict[str, dict[str, float]] = {}
         self.missing: list[str] = []
         subprocess.run(["make", "--silent", "build/bench-client"], cwd=REPOSITORY, check=True)
         shutil.copy(REPOSITORY / "build" / "bench-client", f"{host.path}{CLIENT}")
@@ -100,11 +106,53 @@ class Bench:
             time.sleep(SETTLING)
             self.calls(blocks, calls, ways.READS, machines)
 
+    def profile(self, calls: int, by: Sequence[Way]) -> None:
+        """Where the time of a call goes: µs of a processor, by who used them."""
+        for way in self.there(by):
+            before = self._used()
+            measured = self.client("calls", 1, calls, by=[way])[way.name]
+            used = {name: (after - before[name]) / calls / 1000 for name, after in self._used().items()}
+            self.profiles[way.name] = {"whole call": statistics.mean(measured[0])} | used
+
+    def _used(self) -> dict[str, int]:
+        """Nanoseconds of processors that units have used."""
+        show = ["systemctl", "show", "--property=CPUUsageNSec", "--value"]
+        lines = self.host.run([*show, *(f"{unit}.service" for unit in UNITS.values())]).stdout.split()
+        return {name: int(line) if line.isdigit() else 0 for name, line in zip(UNITS, lines, strict=True)}
+
+    def profile_start(self, times: int) -> None:
+        """Where the time of a cold start goes before the first call: milliseconds, by what is imported."""
+        modules = ("/usr/lib/machine1-bridge", "bridge.__main__")
+        code = "import sys; sys.path.insert(0, {!r}); import {}".format(*modules)
+        rounds: list[dict[str, float]] = []
+        for _ in range(times):
+            started = time.perf_counter()
+            self.host.run(["/usr/bin/python3", "-I", "-c", "pass"])
+            bare = (time.perf_counter() - started) * 1000
+            lines = self.host.run(["/usr/bin/python3", "-I", "-X", "importtime", "-c", code]).stderr.splitlines()
+            cumulative = {
+                name.strip(): int(microseconds) / 1000
+                for _, microseconds, name in (line.removeprefix("import time:").split("|") for line in lines[1:])
+            }
+            rounds.append({"interpreter": bare} | {name: cumulative.get(name, 0.0) for name in IMPORTS})
+        self.profiles["imports of a cold start, ms"] = {
+            name: statistics.median(each[name] for each in rounds) for name in rounds[0]
+        }
+
     def compare(self, target: Target) -> Ratio | None:
         """None where this version has nothing to compare with."""
         work = self.blocks.get((target.work, target.machines))
         beside = self.blocks.get((target.beside, target.beside_machines))
         return Ratio.between(work, beside) if work and beside else None
+
+    def slow(self) -> list[str]:
+        """What costs more than it can by chance, see Target.guard; of what was measured."""
+        compared = [(target, self.compare(target)) for target in ways.RATIOS if target.guard is not None]
+        return [
+            f"{target.work} / {target.beside}: {ratio}, at most {target.guard}"
+            for target, ratio in compared
+            if ratio is not None and target.guard is not None and ratio.median > target.guard
+        ]
 
     def flood(self, blocks: int, calls: int) -> None:
         """GetMachine calls a second, of many connections."""
@@ -116,7 +164,7 @@ class Bench:
         if len(by) == 2:
             bridge, native = seconds.values()
             ratio = Ratio.of([other / one for one, other in zip(bridge, native, strict=True)])
-            self.ratios["calls a second, 8 connections, bridge / native (at least)"] = (ratio, 1.0)
+            self.ratios[FLOOD] = (ratio, 1.0)
 
     def quiet(self, rounds: int, calls: int) -> None:
         """A quiet client beside busy ones of another user, and of its own."""
@@ -150,7 +198,7 @@ class Bench:
             self.figures[f"{name}, cold, ms"] = {"median": statistics.median(times), "max": max(times)}
         if "native" in starts:
             ratio = Ratio.of([one / other for one, other in zip(starts["bridge"], starts["native"], strict=True)])
-            self.ratios["cold start to first reply, bridge / native"] = (ratio, 1.0)
+            self.ratios[COLD] = (ratio, 1.0)
 
     def memory(self) -> None:
         """Proportional set size of the idle service, and what idle connections add."""
@@ -207,9 +255,12 @@ def measure(suite: str, machines: Sequence[int] = MACHINES) -> Bench:
         bench.calls(12, 5, [*ways.SHELLS, ways.SHELLS[-1].by(bench.service_uid)])
         for number in machines[1:]:
             bench.reads(60, 25, number)
+        bench.profile(300, [ways.GET_MACHINE, *ways.IMAGES[:2], *ways.KILLS, ways.KILLS[-1].by(bench.service_uid)])
+        bench.profile(30, ways.SHELLS)
         bench.flood(11, 4000)
         bench.quiet(5, 1000)
         bench.cold(11)
+        bench.profile_start(7)
         bench.memory()
         for target in ways.RATIOS:
             ratio = bench.compare(target)
@@ -232,6 +283,9 @@ def as_table(version: int, bench: Bench) -> str:
             met = ratio.median >= target if at_least else ratio.median <= target
             verdict = f"{target:8.2f}  {'met' if met else 'MISSED'}"
         lines.append(f"  {name:66}{ratio!s:>24}{verdict}")
+    lines.append("  profiles: µs of a processor that each took for a call, unless it says otherwise")
+    for name, profile in bench.profiles.items():
+        lines.append(f"  {name:34}" + ", ".join(f"{who} {used:.0f}" for who, used in profile.items()))
     return "\n".join(lines + [f"  not there: {missing}" for missing in bench.missing])
 
 
@@ -253,6 +307,7 @@ def main() -> None:
             "load before": load,
             "figures, µs": bench.figures,
             "ratios": {name: as_json(ratio) | {"target": target} for name, (ratio, target) in bench.ratios.items()},
+            "profiles": bench.profiles,
             "not there": bench.missing,
         }
         RESULTS.parent.mkdir(exist_ok=True)
