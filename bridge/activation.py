@@ -16,10 +16,14 @@ BACKLOG = 4096
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket and its name: FileDescriptorName= of the socket unit, or the path it was made at."""
+    """A listening socket and its name: FileDescriptorName= of the socket unit, or the path it was made at.
+
+    Or one that a single client is `connected` to already: of a unit with Accept=yes, of varlinkctl's `exec:`.
+    """
 
     socket: socket.socket
     name: str
+    connected: bool = False
 
 
 class ActivationError(Exception):
@@ -37,7 +41,7 @@ def inherited(environment: MutableMapping[str, str]) -> list[Listener]:
         for index in range(int(number)):
             fd = FIRST_FD + index
             name = named[index] if index < len(named) else "unknown"
-            listeners.append(Listener(_listening(fd, name), name))
+            listeners.append(_served(fd, name))
     except ActivationError:
         for listener in listeners:
             listener.socket.close()
@@ -45,21 +49,32 @@ def inherited(environment: MutableMapping[str, str]) -> list[Listener]:
     return listeners
 
 
-def _listening(fd: int, name: str) -> socket.socket:
+def _served(fd: int, name: str) -> Listener:
     try:
         os.set_inheritable(fd, False)
-        listener = socket.socket(fileno=fd)
+        served = socket.socket(fileno=fd)
     except OSError as error:
         raise ActivationError(f"file descriptor {fd} ({name}) is no socket: {error.strerror}") from error
-    if (
-        listener.family != socket.AF_UNIX
-        or listener.type != socket.SOCK_STREAM
-        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    ):
-        listener.close()
-        raise ActivationError(f"file descriptor {fd} ({name}) is no listening UNIX stream socket (Accept=yes?)")
-    listener.setblocking(False)
-    return listener
+    connected = is_connected(served)
+    listens = _is_unix_stream(served) and bool(served.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if not (connected or listens):
+        served.close()
+        raise ActivationError(f"file descriptor {fd} ({name}) is no UNIX stream socket that listens or is connected")
+    served.setblocking(False)
+    return Listener(served, name, connected)
+
+
+def is_connected(served: socket.socket) -> bool:
+    """Whether this is a UNIX stream socket with a client at its other end."""
+    try:
+        served.getpeername()
+    except OSError:
+        return False
+    return _is_unix_stream(served)
+
+
+def _is_unix_stream(served: socket.socket) -> bool:
+    return served.family == socket.AF_UNIX and served.type == socket.SOCK_STREAM
 
 
 def listen(path: str) -> Listener:

@@ -56,7 +56,7 @@ class User:
 
 
 class Server:
-    """Accepts clients until it is stopped or nobody came for `idle_timeout` seconds (0: for ever)."""
+    """Accepts clients until it is stopped or nobody came for `idle_timeout` seconds (0: for ever), or nobody can."""
 
     def __init__(
         self,
@@ -72,7 +72,8 @@ class Server:
         self._announce = stopping
         self.limits = limits
         self._dispatcher = dispatcher
-        self._listeners = listeners
+        self._listeners = [listener for listener in listeners if not listener.connected]
+        self._clients = [listener for listener in listeners if listener.connected]
         self._idle_timeout = idle_timeout
         self._idle_timer: Timer | None = None
         self._connections: set[Connection] = set()
@@ -85,6 +86,9 @@ class Server:
         self._buffered = 0
 
     def start(self) -> None:
+        """Raises OSError when there is no file descriptor for a client that is connected already."""
+        for client in self._clients:
+            self._welcome(client.socket, peer_of(client.socket, self._loop, client.name))
         self._resume_accepting()
         self._expect_idleness()
 
@@ -218,7 +222,11 @@ class Server:
         return user.connections if user is not None else 0
 
     def _expect_idleness(self) -> None:
-        if not self._connections and self._idle_timeout and self._idle_timer is None:
+        if self._connections:
+            return
+        if not self._listeners:
+            self._loop.call_soon(self.stop)
+        elif self._idle_timeout and self._idle_timer is None:
             self._idle_timer = self._loop.call_later(self._idle_timeout, self.stop)
 
     def _end_if_done(self) -> None:

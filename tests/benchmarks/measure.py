@@ -42,7 +42,7 @@ IDLE_CONNECTIONS = 1000
 # Who works while a call is under way.
 UNITS = {"bridge": "machine1-bridge", "machined": "systemd-machined", "bus": "dbus", "polkit": "polkit"}
 # All that the bridge imports, and the greater parts of it.
-IMPORTS = ("bridge.__main__", "jsonschema", "jeepney", "json", "tomllib")
+IMPORTS = ("bridge.service", "jsonschema", "jeepney", "json", "tomllib")
 FLOOD = "calls a second, 8 connections, bridge / native (at least)"
 COLD = "cold start to first reply, bridge / native"
 # Nobody's, and as different from each other.
@@ -127,7 +127,7 @@ class Bench:
 
     def profile_start(self, times: int) -> None:
         """Where the time of a cold start goes before the first call: milliseconds, by what is imported."""
-        modules = ("/usr/lib/machine1-bridge", "bridge.__main__")
+        modules = ("/usr/lib/machine1-bridge", "bridge.service")
         code = "import sys; sys.path.insert(0, {!r}); import {}".format(*modules)
         rounds: list[dict[str, float]] = []
         for _ in range(times):
@@ -137,7 +137,7 @@ class Bench:
                 name.strip(): int(microseconds) / 1000
                 for _, microseconds, name in (line.removeprefix("import time:").split("|") for line in lines[1:])
             }
-            found = {name.removesuffix(".__main__"): cumulative.get(name, 0.0) for name in IMPORTS}
+            found = {name.removesuffix(".service"): cumulative.get(name, 0.0) for name in IMPORTS}
             rounds.append({"interpreter": bare} | found)
         self.profiles["imports of a cold start, ms"] = {
             name: statistics.median(each[name] for each in rounds) for name in rounds[0]

@@ -61,6 +61,7 @@ def close(listeners: list[Listener]) -> None:
 def test_sockets_come_in_order_with_their_names(tmp_path: Path, hand_over: Callable[..., None]) -> None:
     hand_over(unix(tmp_path / "a"), unix(tmp_path / "b"))
     listeners = inherited(environment(2, "first:second"))
+    assert not any(listener.connected for listener in listeners)
     assert [(each.name, each.socket.fileno()) for each in listeners] == [("first", FIRST), ("second", FIRST + 1)]
     assert [each.socket.getsockname() for each in listeners] == [str(tmp_path / "a"), str(tmp_path / "b")]
     close(listeners)
@@ -150,15 +151,19 @@ def test_another_kind_of_socket_is_refused_by_name(
     tmp_path: Path, hand_over: Callable[..., None], make: Callable[[Path], socket.socket]
 ) -> None:
     hand_over(make(tmp_path / "a"))
-    with pytest.raises(ActivationError, match=rf"{FIRST} \(web\) is no listening UNIX stream socket"):
+    refused = rf"{FIRST} \(web\) is no UNIX stream socket that listens or is connected"
+    with pytest.raises(ActivationError, match=refused):
         inherited(environment(1, "web"))
 
 
-def test_a_connection_instead_of_a_listener_is_refused_with_a_hint(hand_over: Callable[..., None]) -> None:
+def test_a_client_that_is_connected_already_is_served(hand_over: Callable[..., None]) -> None:
+    """Of a unit with Accept=yes, or of varlinkctl's `exec:`."""
     here, there = socket.socketpair()
     hand_over(here)
-    with pytest.raises(ActivationError, match="Accept=yes"):
-        inherited(environment(1))
+    (client,) = inherited(environment(1, "varlink"))
+    assert (client.name, client.connected, client.socket.getblocking()) == ("varlink", True, False)
+    close([client])
+    assert there.recv(1) == b""
     there.close()
 
 

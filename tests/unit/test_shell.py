@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`machine1-bridge shell` on a terminal of the test's own, with a service that hands it the terminal of a real sh."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.shell import SECONDS_MIN
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROMPT = b"in the machine> "
+
+
+class Service:
+    """Takes one call a connection and answers as told; programs run on terminals of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.calls: list[dict[str, Any]] = []
+        self.answer: Callable[[socket.socket], None] = self.shell
+        self._programs: list[subprocess.Popen[bytes]] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            with client:
+                message = b""
+                while not message.endswith(b"\0"):
+                    data = client.recv(65536)
+                    if not data:
+                        return
+                    message += data
+                self.calls.append(json.loads(message[:-1]))
+                self.answer(client)
+
+    def shell(self, client: socket.socket) -> None:
+        parameters = self.calls[-1]["parameters"]
+        terminal, far = pty.openpty()
+        program = ["setsid", "--ctty", *parameters.get("args", ["sh"])]
+        environment = {"PS1": PROMPT.decode(), "PATH": os.environ["PATH"]}
+        self._programs.append(subprocess.Popen(program, stdin=far, stdout=far, stderr=far, env=environment))
+        os.close(far)
+        self.send(client, {"parameters": {"pty_fd": 0, "pty_path": "/dev/pts/0"}}, terminal)
+        os.close(terminal)
+
+    def send(self, client: socket.socket, reply: object, *descriptors: int) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        client.sendmsg([json.dumps(reply).encode() + b"\0"], rights)
+
+    def fails(self, error: str, **parameters: object) -> None:
+        self.answer = lambda client: self.send(client, {"error": error, "parameters": parameters})
+
+    def programs_end(self) -> list[int]:
+        """The status of each of the programs, which end within a while."""
+        return [program.wait(20) for program in self._programs]
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as last:
+            last.connect(self.path)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self._listener.close()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path / "service")
+    yield service
+    service.close()
+
+
+def command(service: Service, *arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "bridge", "shell", "--socket", service.path, *arguments]
+
+
+class Typist:
+    """Somebody at a terminal who runs `machine1-bridge shell`."""
+
+    def __init__(self, service: Service, *arguments: str, window: tuple[int, int] = (30, 100)) -> None:
+        self.terminal, self.far = pty.openpty()
+        self.resize(window)
+        self.before = termios.tcgetattr(self.far)
+        self.process = subprocess.Popen(
+            command(service, *arguments),
+            stdin=self.far,
+            stdout=self.far,
+            stderr=self.far,
+            cwd=REPOSITORY,
+            env={**os.environ, "TERM": "xterm-test"},
+        )
+        self.seen = b""
+
+    def resize(self, window: tuple[int, int]) -> None:
+        fcntl.ioctl(self.far, termios.TIOCSWINSZ, struct.pack("HHHH", *window, 0, 0))
+
+    def type(self, text: bytes) -> None:
+        os.write(self.terminal, text)
+
+    def sees(self, text: bytes, seconds: float = 20) -> None:
+        """And no longer what came up to it."""
+        end = time.monotonic() + seconds
+        while text not in self.seen:
+            readable, _, _ = select.select([self.terminal], [], [], max(0, end - time.monotonic()))
+            assert readable, (text, self.seen)
+            self.seen += os.read(self.terminal, 65536)
+        self.seen = self.seen.partition(text)[2]
+
+    def ends(self) -> int:
+        """The exit status; the terminal is as it was."""
+        status = self.process.wait(20)
+        assert termios.tcgetattr(self.far) == self.before
+        return status
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.terminal)
+        os.close(self.far)
+
+
+@pytest.fixture
+def typist(service: Service) -> Iterator[Typist]:
+    typist = Typist(service, "web")
+    typist.sees(PROMPT)
+    yield typist
+    typist.close()
+
+
+def test_a_shell_is_one_of_this_terminal(service: Service, typist: Typist) -> None:
+    assert service.calls == [
+        {
+            "method": "io.machine1.OpenMachineShell",
+            "parameters": {"name": "web", "allowInteractiveAuthentication": True, "env": ["TERM=xterm-test"]},
+        }
+    ]
+    typist.type(b"stty size\r")
+    typist.sees(b"30 100")
+    typist.resize((40, 132))
+    typist.process.send_signal(signal.SIGWINCH)
+    typist.sees(PROMPT)
+    typist.type(b"stty size\r")
+    typist.sees(b"40 132")
+    # The terminal here is raw: ^C is for the program there.
+    typist.type(b"sleep 60\r")
+    typist.sees(b"sleep 60")
+    typist.type(b"\x03")
+    typist.sees(PROMPT)
+    typist.type(b"exit\r")
+    assert typist.ends() == 0
+    assert service.programs_end() != [-signal.SIGHUP]
+
+
+def test_three_times_the_key_leaves_and_what_runs_there_is_hung_up_on(service: Service, typist: Typist) -> None:
+    typist.type(b"\x1d\x1d")
+    typist.type(b"x\x1d\x1d\r")
+    typist.sees(b"not found")
+    started = time.monotonic()
+    typist.type(b"\x1d\x1d\x1d")
+    assert typist.ends() == 0
+    assert time.monotonic() - started < 5
+    assert service.programs_end() == [-signal.SIGHUP]
+
+
+def test_three_times_the_key_but_slowly_is_typing(service: Service, typist: Typist) -> None:
+    for _ in range(3):
+        typist.type(b"\x1d")
+        time.sleep(0.6)
+    typist.type(b"\rexit\r")
+    assert typist.ends() == 0
+    assert service.programs_end() != [-signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_the_terminal_as_it_was(service: Service, typist: Typist, number: signal.Signals) -> None:
+    assert termios.tcgetattr(typist.far) != typist.before
+    typist.process.send_signal(number)
+    assert typist.ends() == 128 + number
+    assert service.programs_end() == [-signal.SIGHUP]
+
+
+def test_who_is_gone_at_once_leaves_when_the_program_can_be_told(service: Service) -> None:
+    """One that has not opened its terminal yet would run on."""
+    typist = Typist(service, "web")
+    typist.sees(PROMPT)
+    started = time.monotonic()
+    typist.type(b"\x1d\x1d\x1d")
+    assert typist.ends() == 0
+    typist.close()
+    assert time.monotonic() - started > SECONDS_MIN / 2
+    assert service.programs_end() == [-signal.SIGHUP]
+
+
+def test_a_terminal_that_goes_away_ends_it(service: Service, typist: Typist) -> None:
+    os.close(typist.far)
+    os.close(typist.terminal)
+    assert typist.process.wait(20) != 0
+    assert service.programs_end() == [-signal.SIGHUP]
+    typist.terminal, typist.far = os.pipe()
+
+
+def run(service: Service, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command(service, *arguments), input=given, capture_output=True, cwd=REPOSITORY, timeout=30, check=False
+    )
+
+
+def test_without_a_terminal_output_is_that_of_the_command(service: Service) -> None:
+    done = run(service, "--user", "bob", "--env", "A=b", "--env", "C=", "web", "/bin/echo", "-n", "--user", "x y")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"--user x y", b"")
+    assert service.calls[0]["parameters"] == {
+        "name": "web",
+        "allowInteractiveAuthentication": True,
+        "user": "bob",
+        "env": ["A=b", "C="],
+        "path": "/bin/echo",
+        "args": ["/bin/echo", "-n", "--user", "x y"],
+    }
+    assert service.programs_end() == [0]
+
+
+@pytest.mark.parametrize("given", [b"one\ntwo\n", b"one\ntwo"])
+def test_without_a_terminal_input_is_that_of_the_command_and_ends_it(service: Service, given: bytes) -> None:
+    done = run(service, "web", "/bin/sh", "-c", "stty -echo; exec cat", given=given)
+    assert (done.returncode, done.stderr) == (0, b"")
+    # What is typed before the terminal is told not to show it is seen twice.
+    assert done.stdout.replace(b"\r\n", b"\n").endswith(given.removesuffix(b"\n") + given[len(b"one\ntwo") :])
+    assert service.programs_end() == [0]
+
+
+def test_much_output_comes_whole(service: Service) -> None:
+    done = run(service, "web", "/usr/bin/seq", "200000")
+    assert done.stdout.split() == [str(number).encode() for number in range(1, 200_001)]
+    assert service.programs_end() == [0]
+
+
+def test_an_error_is_one_line(service: Service) -> None:
+    service.fails("io.machine1.NoSuchMachine", name="web")
+    done = run(service, "web")
+    assert (done.returncode, done.stderr) == (1, b"machine1-bridge: NoSuchMachine: web\n")
+    service.fails("io.machine1.Timeout")
+    assert run(service, "web").stderr == b"machine1-bridge: Timeout\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        {"parameters": {}},
+        {"parameters": {"pty_fd": 1}},
+        {"parameters": {"pty_fd": "0"}},
+        [],
+        "x",
+    ],
+)
+def test_a_service_that_makes_no_sense_is_an_error(service: Service, reply: object) -> None:
+    def answer(client: socket.socket) -> None:
+        here, there = os.pipe()
+        service.send(client, reply, here)
+        os.close(here)
+        os.close(there)
+
+    service.answer = answer
+    done = run(service, "web")
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1, done.stderr
+
+
+def test_a_service_that_hangs_up_is_an_error(service: Service) -> None:
+    service.answer = lambda client: None
+    assert b"closed the connection" in run(service, "web").stderr
+
+
+def test_no_service_is_an_error(tmp_path: Path, service: Service) -> None:
+    path = f"{tmp_path}/none"
+    command = [sys.executable, "-m", "bridge", "shell", "--socket", path, "web"]
+    done = subprocess.run(command, capture_output=True, cwd=REPOSITORY, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"machine1-bridge: {path}: No such file or directory\n")
+
+
+def test_it_loads_nothing_of_the_service() -> None:
+    """A shell is there at once."""
+    code = "import sys, bridge.shell; print(sorted({'jsonschema', 'jeepney', 'bridge.service'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=REPOSITORY, text=True, check=True)
+    assert done.stdout == "[]\n"
