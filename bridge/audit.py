@@ -78,7 +78,7 @@ class Entry:
             # What was not authorized anybody can make happen, as often as they like.
             journal.refusal(peer.uid, message, **fields)
         else:
-            journal.log(journal.INFO, message, **fields)
+            journal.record(journal.INFO, message, **fields)
 
 
 def unit_of(peer: Peer) -> str:

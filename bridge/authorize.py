@@ -3,12 +3,14 @@
 
 1. the policy of the socket: the method, before its parameters are looked at; after validation the parameters;
 2. the kernel: what changes nothing needs no more, and uid 0 is asked nothing, as polkit would say yes to it anyway;
+   what is the service's own is for root and its own user;
 3. polkit, about actions of our own, unless the policy says that it decides alone.
 
 What is asked is what is done: the parameters are normalized before, and the method gets the same ones.
 """
 
 import json
+import os
 
 from .errors import PermissionDenied, Refusal
 from .messages import Peer
@@ -45,6 +47,10 @@ class Authorizer:
         `parameters` are validated and normalized.
         """
         self.policy.decide(name, parameters)
+        if method.own:
+            if peer.uid not in (0, os.geteuid()):
+                raise PermissionDenied().refused(Refusal("kernel", "only root and the user of this service may"))
+            return "kernel"
         if not method.guarded:
             return "policy"
         if peer.uid == 0:

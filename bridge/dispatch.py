@@ -5,7 +5,7 @@ Bytes became a Call in `framing`; the Reply becomes bytes there. `Dispatcher.ans
 turn into error replies.
 """
 
-from . import journal
+from . import control, journal
 from .audit import Entry
 from .authorize import Authorizer
 from .bus import DBusError
@@ -27,7 +27,8 @@ class Dispatcher:
         self._contract = contract
         self._authorizer = authorizer
         self._machined = machined
-        self._methods = METHODS | Introspection(contract).methods | {CHECK: Method(_never, False, {})}
+        standard = Introspection(contract).methods | control.METHODS
+        self._methods = METHODS | standard | {CHECK: Method(_never, False, {})}
 
     async def answer(self, call: Call, peer: Peer) -> Reply:
         """The reply to a call. Never raises: what went wrong is in the reply."""

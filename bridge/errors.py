@@ -76,6 +76,12 @@ class InteractiveAuthenticationRequired(VarlinkError):
     name = "io.systemd.InteractiveAuthenticationRequired"
 
 
+class InconsistentEnvironment(VarlinkError):
+    """A variable of this process is not UTF-8."""
+
+    name = "io.systemd.service.InconsistentEnvironment"
+
+
 class NoSuchMachine(VarlinkError):
     name = "io.machine1.NoSuchMachine"
 

@@ -35,7 +35,7 @@ _AS_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 # Errors that generated clients have types for.
-_TYPED = ("io.machine1.", "org.varlink.service.")
+_TYPED = ("io.machine1.", "org.varlink.service.", "io.systemd.service.")
 _FLAGS = ("more", "oneway", "upgrade")
 _KEYS = frozenset(("method", "parameters", *_FLAGS))
 

@@ -17,6 +17,19 @@ CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 IDENTIFIER = "machine1-bridge"
 SOCKET = "/run/systemd/journal/socket"
 _journal: socket.socket | None = None
+# The highest priority number that is logged, LOG_INFO as with systemd's own services.
+_level = INFO
+
+
+def level() -> int:
+    """What is logged: priorities up to this one."""
+    return _level
+
+
+def set_level(level: int | None) -> None:
+    """None: what it was at the start. What is an audit trail is written whatever the level."""
+    global _level
+    _level = INFO if level is None else level
 
 
 def open_journal() -> None:
@@ -136,11 +149,11 @@ class _Refusals:
         counts, self._counts = self._counts, Counter()
         written, self._written, self._since = self._written, 0, time.monotonic()
         if written >= self.BURST_OF_ALL:
-            log(NOTICE, f"{counts.total() - written} more refusals of {len(counts)} users")
+            record(NOTICE, f"{counts.total() - written} more refusals of {len(counts)} users")
             return
         for uid, number in counts.items():
             if number > self.BURST:
-                log(NOTICE, f"{number - self.BURST} more refusals of UID {uid}", MACHINE1_PEER_UID=uid)
+                record(NOTICE, f"{number - self.BURST} more refusals of UID {uid}", MACHINE1_PEER_UID=uid)
 
 
 _refusals = _Refusals()
@@ -149,16 +162,22 @@ _refusals = _Refusals()
 def refusal(uid: int, message: str, **fields: object) -> None:
     """Write what was refused to a user or did not come about; if there was too much of it lately, how much, later."""
     if _refusals.allows(uid):
-        log(NOTICE, message, **fields)
+        record(NOTICE, message, **fields)
 
 
 def fault(uid: int, message: str, **fields: object) -> None:
     """Write, for who debugs a client of this user, what is wrong with it; it counts as a refusal."""
-    if _refusals.allows(uid):
+    if _level >= DEBUG and _refusals.allows(uid):
         log(DEBUG, message, **fields)
 
 
 def log(priority: int, message: str, **fields: object) -> None:
+    """Write one line, if its priority is logged."""
+    if priority <= _level:
+        record(priority, message, **fields)
+
+
+def record(priority: int, message: str, **fields: object) -> None:
     """Write one line. A journal that does not take it now must not stop the service: the line waits."""
     global _lost
     if _journal is not None:

@@ -41,11 +41,14 @@ _MANAGE = _READ_ONLY | {
     "TerminateMachine", "KillMachine", "OpenMachineShell", "RemoveImage", "CloneImage", "RenameImage",
 }  # fmt: skip
 _COPIES = frozenset({"CopyFromMachine", "CopyToMachine"})
-PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _COPIES}
+# Of the service itself, for root and its own user: nothing for a sandbox whose user is 0.
+_SERVICE = frozenset(f"io.systemd.service.{method}" for method in ("Reload", "SetLogLevel", "GetEnvironment"))
+PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _COPIES | _SERVICE}
 
 # What says but what the policy itself shows.
 ALWAYS = frozenset({
     "org.varlink.service.GetInfo", "org.varlink.service.GetInterfaceDescription", "io.machine1.Check",
+    "io.systemd.service.Ping", "io.systemd.service.GetLogLevel",
 })  # fmt: skip
 
 # What each parameter is that METHODS does not already say to be a machine, an image or a new image. `free` needs no
@@ -72,6 +75,10 @@ PARAMETERS: dict[str, dict[str, str]] = {
     }
     | more
     for method, more in _MORE.items()
+} | {
+    "io.systemd.service.Reload": _ASK,
+    "io.systemd.service.SetLogLevel": {"level": "free"},
+    "io.systemd.service.GetEnvironment": {},
 }
 
 
@@ -452,7 +459,7 @@ class _File:
             if method in _COPIES and not host_paths:
                 raise self._error(f"[{index}]: {method} needs host-paths = true", "methods", string=index)
             methods |= {method}
-        return frozenset(INTERFACE + method for method in methods)
+        return frozenset(method if "." in method else INTERFACE + method for method in methods)
 
     def _objects(self, key: str) -> Globs:
         def flaw(glob: str) -> str | None:

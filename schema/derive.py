@@ -36,6 +36,7 @@ from typing import Any
 import yaml
 
 INTERFACE = "io.machine1"
+SERVICE_INTERFACE = "io.systemd.service"
 CONTRACT = Path("schema/machine1.openapi.yaml")
 VARLINK = Path(f"{INTERFACE}.varlink")
 SCHEMAS = Path("bridge/contract.json")
@@ -68,9 +69,10 @@ AT_THE_END = r"(?![\s\S])"
 
 # The service answers these itself and checks their parameters in the same way. Varlink defines them, not our contract.
 STRING = {"type": "string"}
+NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 STANDARD_METHODS: dict[str, Any] = {
     "org.varlink.service.GetInfo": {
-        "parameters": {"type": "object", "properties": {}, "additionalProperties": False},
+        "parameters": NOTHING,
         "reply": {
             "type": "object",
             "properties": {
@@ -95,6 +97,43 @@ STANDARD_METHODS: dict[str, Any] = {
             "type": "object",
             "properties": {"description": STRING},
             "required": ["description"],
+            "additionalProperties": False,
+        },
+    },
+    # systemd's, as its 262 describes it: beside this file.
+    "io.systemd.service.Ping": {"parameters": NOTHING, "reply": NOTHING},
+    "io.systemd.service.Reload": {
+        "parameters": {
+            "type": "object",
+            "properties": {"allowInteractiveAuthentication": {"type": ["boolean", "null"]}},
+            "additionalProperties": False,
+        },
+        "reply": NOTHING,
+    },
+    "io.systemd.service.SetLogLevel": {
+        "parameters": {
+            "type": "object",
+            # LOG_EMERG to LOG_DEBUG of syslog(3)
+            "properties": {"level": {"type": ["integer", "null"], "minimum": 0, "maximum": 7}},
+            "additionalProperties": False,
+        },
+        "reply": NOTHING,
+    },
+    "io.systemd.service.GetLogLevel": {
+        "parameters": NOTHING,
+        "reply": {
+            "type": "object",
+            "properties": {"level": {"type": "integer"}},
+            "required": ["level"],
+            "additionalProperties": False,
+        },
+    },
+    "io.systemd.service.GetEnvironment": {
+        "parameters": NOTHING,
+        "reply": {
+            "type": "object",
+            "properties": {"environment": {"type": "array", "items": STRING}},
+            "required": ["environment"],
             "additionalProperties": False,
         },
     },
@@ -502,8 +541,9 @@ def varlink_text(interface: Interface) -> str:
 
 
 def contract_text(interface: Interface) -> str:
+    service_interface = Path(__file__).with_name(f"{SERVICE_INTERFACE}.varlink").read_text(encoding="utf-8")
     contract = {
-        "interfaces": {INTERFACE: varlink_text(interface)},
+        "interfaces": {INTERFACE: varlink_text(interface), SERVICE_INTERFACE: service_interface},
         "methods": {
             **{
                 f"{INTERFACE}.{method.name}": {

@@ -404,7 +404,7 @@ class Stage:
         if call.upgrade:
             return {"org.varlink.service.MethodNotImplemented"}
         if call.method.endswith("GetInterfaceDescription"):
-            known = call.parameters["interface"] in ("io.machine1", "org.varlink.service")
+            known = call.parameters["interface"] in ("io.machine1", "io.systemd.service", "org.varlink.service")
             return {None} if known else {"org.varlink.service.InterfaceNotFound"}
         if call.method != "io.machine1.Check":
             return {None}

@@ -304,12 +304,12 @@ class JumpingClock(ShortDeadline):
         + """
         import itertools, sys, time
         import bridge.journal
-        years, now, log = itertools.cycle((10, -10)), time.time, bridge.journal.log
+        years, now, log = itertools.cycle((10, -10)), time.time, bridge.journal.record
         time.time = lambda: now() + next(years) * 31_557_600
         time.time_ns = lambda: int(time.time() * 1e9)
         def verbose(priority, message, **fields):
             log(priority, f"{message} {fields}", **fields)
-        bridge.journal.log = verbose
+        bridge.journal.record = verbose
     """
     )
 

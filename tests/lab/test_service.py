@@ -42,7 +42,7 @@ def test_the_interface_is_described(host: Host) -> None:
             return info, text["description"]
 
     info, description = host.inside(describe)
-    assert info["interfaces"] == ["org.varlink.service", "io.machine1"]
+    assert info["interfaces"] == ["org.varlink.service", "io.machine1", "io.systemd.service"]
     assert info["product"] == "machine1-bridge"
     assert description == (REPOSITORY / "io.machine1.varlink").read_text()
 

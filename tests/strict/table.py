@@ -83,7 +83,7 @@ _INFO: Envelope = {
         "product": "machine1-bridge",
         "version": __version__,
         "url": "man:machine1-bridge(8)",
-        "interfaces": ["org.varlink.service", "io.machine1"],
+        "interfaces": ["org.varlink.service", "io.machine1", "io.systemd.service"],
     }
 }
 _DESCRIPTION: Envelope = {"parameters": {"description": Contract().interfaces["io.machine1"]}}

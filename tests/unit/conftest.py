@@ -62,7 +62,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
     def log(priority: int, message: str, **fields: object) -> None:
         lines.append(Line(priority, message, fields))
 
-    monkeypatch.setattr(journal, "log", log)
+    monkeypatch.setattr(journal, "record", log)
+    monkeypatch.setattr(journal, "_level", journal.DEBUG)
     # How often somebody was refused in other tests does not count here.
     monkeypatch.setattr(journal, "_refusals", journal._Refusals())
     return lines

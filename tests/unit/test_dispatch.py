@@ -782,10 +782,10 @@ def test_the_service_says_what_it_is() -> None:
     assert reply.parameters["version"] == __version__
     assert reply.parameters["product"] == "machine1-bridge"
     # Its own among them, as the standard wants it.
-    assert sorted(reply.parameters["interfaces"]) == ["io.machine1", "org.varlink.service"]
+    assert sorted(reply.parameters["interfaces"]) == ["io.machine1", "io.systemd.service", "org.varlink.service"]
 
 
-@pytest.mark.parametrize("interface", ["io.machine1", "org.varlink.service"])
+@pytest.mark.parametrize("interface", ["io.machine1", "io.systemd.service", "org.varlink.service"])
 def test_each_interface_is_described(interface: str) -> None:
     reply = answer(Call("org.varlink.service.GetInterfaceDescription", {"interface": interface}), USER)
     assert f"interface {interface}\n" in reply.parameters["description"]

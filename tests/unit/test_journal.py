@@ -74,9 +74,45 @@ def test_with_a_journal_a_line_goes_there_and_nowhere_else(
     assert capsys.readouterr().err == ""
 
 
-def test_debug_lines_are_for_the_journal(connected: socket.socket) -> None:
+@pytest.fixture
+def _level() -> Iterator[None]:
+    yield
+    journal.set_level(None)
+
+
+@pytest.mark.usefixtures("_level")
+def test_what_is_logged_is_what_is_asked_for(connected: socket.socket) -> None:
+    assert journal.level() == journal.INFO
     journal.log(journal.DEBUG, "detail")
-    assert b"PRIORITY=7\n" in connected.recv(4096)
+    journal.fault(7, "detail")
+    journal.log(journal.INFO, "first")
+    journal.set_level(journal.DEBUG)
+    assert journal.level() == journal.DEBUG
+    journal.log(journal.DEBUG, "second")
+    journal.fault(7, "third")
+    journal.set_level(journal.CRITICAL)
+    journal.log(journal.ERROR, "no more")
+    journal.set_level(None)
+    assert journal.level() == journal.INFO
+    journal.log(journal.INFO, "last")
+    lines = [connected.recv(4096).splitlines()[:2] for _ in range(4)]
+    assert lines == [
+        [b"MESSAGE=first", b"PRIORITY=6"],
+        [b"MESSAGE=second", b"PRIORITY=7"],
+        [b"MESSAGE=third", b"PRIORITY=7"],
+        [b"MESSAGE=last", b"PRIORITY=6"],
+    ]
+    with pytest.raises(BlockingIOError):
+        connected.recv(4096)
+
+
+@pytest.mark.usefixtures("_level")
+def test_who_was_refused_what_is_written_whatever_is_logged(connected: socket.socket) -> None:
+    """Nobody does something unseen after lowering the level."""
+    journal.set_level(0)
+    journal.refusal(7, "refused")
+    journal.record(journal.INFO, "done")
+    assert [connected.recv(4096).splitlines()[0] for _ in range(2)] == [b"MESSAGE=refused", b"MESSAGE=done"]
 
 
 @pytest.mark.parametrize("stream", [None, "", "1:2", "nonsense"])

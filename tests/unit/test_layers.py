@@ -22,6 +22,7 @@ ORDER = [
     "framing",
     "dispatch",
     "introspection",
+    "control",
     "audit",
     "authorize",
     "polkit",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bridge import control
 from bridge import policy as module
 from bridge.contract import Contract
 from bridge.errors import InvalidParameter, NoSuchImage, NoSuchMachine, PermissionDenied, Refusal, VarlinkError
@@ -68,6 +69,11 @@ ROWS = {
     "org.varlink.service.GetInfo": (YES, YES, YES, YES),
     "org.varlink.service.GetInterfaceDescription": (YES, YES, YES, YES),
     "io.machine1.Check": (YES, YES, YES, YES),
+    "io.systemd.service.Ping": (YES, YES, YES, YES),
+    "io.systemd.service.GetLogLevel": (YES, YES, YES, YES),
+    "io.systemd.service.SetLogLevel": (NO, NO, YES, NO),
+    "io.systemd.service.GetEnvironment": (NO, NO, YES, NO),
+    "io.systemd.service.Reload": (NO, NO, YES, NO),
 }
 OPEN = 'machines = ["*", ".host"]\nimages = ["*", ".host"]\nusers = ["*"]\nprograms = ["**"]\nenvironment = ["*"]\n'
 PRESETS = [
@@ -84,6 +90,9 @@ LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.RenameImage": {"name": "web", "dest": "new"},
     "io.machine1.ListMachines": {},
     "io.machine1.ListImages": {},
+    "io.systemd.service.SetLogLevel": {},
+    "io.systemd.service.GetEnvironment": {},
+    "io.systemd.service.Reload": {},
 }
 
 
@@ -145,6 +154,8 @@ FREE = {
     "RemoveImage": {"allowInteractiveAuthentication"},
     "CloneImage": {"read_only", "allowInteractiveAuthentication"},
     "RenameImage": {"allowInteractiveAuthentication"},
+    "Reload": {"allowInteractiveAuthentication"},
+    "SetLogLevel": {"level"},
 }
 
 
@@ -156,8 +167,8 @@ def test_each_parameter_of_each_method_is_known(method: str) -> None:
     assert known.keys() == CONTRACT.methods[method]["parameters"]["properties"].keys()
     assert set(known.values()) <= KINDS
     free = {name for name, kind in known.items() if kind in ("free", "guest-path")}
-    assert free == FREE.get(method.removeprefix("io.machine1."), set())
-    for kind, parameter in METHODS[method].about.items():
+    assert free == FREE.get(method.rpartition(".")[2], set())
+    for kind, parameter in (METHODS | control.METHODS)[method].about.items():
         assert known[parameter] == kind
 
 
