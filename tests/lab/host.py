@@ -53,6 +53,11 @@ HOST_PACKAGES = ["systemd", "systemd-sysv", "systemd-container", "libpam-systemd
 HOST_PACKAGES += ["procps", "bubblewrap"]
 GUEST_PACKAGES = ["systemd", "systemd-sysv", "dbus", "procps"]
 GUEST_SUITE = "trixie"
+#: What a host of a kind has beside that.
+KINDS: Mapping[str, Sequence[str]] = {
+    "plain": [],
+    "ssh": ["openssh-client", "openssh-server"],
+}
 
 #: Units that would write to this machine's kernel settings, ask questions on the console, or only cost time.
 MASKED_UNITS = [
@@ -289,7 +294,8 @@ def _setup_command(command: Sequence[str], what: str) -> None:
 
 def _prune(root: Path) -> None:
     """Remove what an earlier package list of the same suite and use has left, unless a host stands on it."""
-    wanted = {root_path(suite, HOST_PACKAGES) for suite in SUITES} | {root_path(GUEST_SUITE, GUEST_PACKAGES), root}
+    wanted = {root_path(suite, [*HOST_PACKAGES, *more]) for suite in SUITES for more in KINDS.values()}
+    wanted |= {root_path(GUEST_SUITE, GUEST_PACKAGES), root}
     for old in set(root.parent.iterdir()) - wanted:
         descriptor = os.open(old, os.O_RDONLY | os.O_DIRECTORY)
         with contextlib.suppress(BlockingIOError):
@@ -404,8 +410,8 @@ class Host:
     # --- life
 
     @classmethod
-    def boot(cls, suite: str, name: str, *, stay: bool = False, timeout: float = 60.0) -> Host:
-        """Build what is missing and boot; returns when systemd says running or degraded.
+    def boot(cls, suite: str, name: str, *, kind: str = "plain", stay: bool = False, timeout: float = 60.0) -> Host:
+        """Build what is missing and boot; returns when systemd says running or degraded. `kind` is one of KINDS.
 
         The host ends with this process (more exactly: with the calling thread) unless `stay` is set. Raises LabError
         with the end of the console log when it does not come up, or when a host of this name is up.
@@ -415,7 +421,7 @@ class Host:
         if not _NAME.fullmatch(name):
             raise LabError(f"not a host name: {name}")
         check_machine()
-        root, guest = build(suite, HOST_PACKAGES), build(GUEST_SUITE, GUEST_PACKAGES)
+        root, guest = build(suite, [*HOST_PACKAGES, *KINDS[kind]]), build(GUEST_SUITE, GUEST_PACKAGES)
         state = _claim(name)
         process: subprocess.Popen[bytes] | None = None
         locks = [os.open(folder, os.O_RDONLY | os.O_DIRECTORY) for folder in (root, guest)]
