@@ -32,7 +32,11 @@ $(VENV)/ready: pyproject.toml
 /usr/bin/dbus-daemon:
 	apt-get update -q && apt-get install -y -q dbus-daemon
 
-test: lint /usr/bin/dbus-daemon build/bench-client
+# Hosts of the lab are wired to one another.
+/usr/sbin/ip:
+	apt-get update -q && apt-get install -y -q iproute2
+
+test: lint /usr/bin/dbus-daemon /usr/sbin/ip build/bench-client
 	$(RUN) -m pytest
 
 lint: $(VENV)/ready

@@ -693,6 +693,18 @@ class Host:
             error.add_note(journal + _limits(journal))
             raise
 
+    def wire(self, address: str, other: Host, other_address: str) -> None:
+        """A cable between two hosts that have none: a veth(4) pair, an address such as 192.0.2.1/24 at each end."""
+        if shutil.which("ip", path=ENVIRONMENT["PATH"]) is None:
+            raise Unavailable("hosts are wired by the program ip, of the package iproute2")
+        ends = ((self, address), (other, other_address))
+        lines = [f"link add cable0 type veth peer name cable0 netns {other.init.pid}"]
+        for host, own in ends:
+            enter = ["nsenter", f"--net=/proc/{host.init.pid}/ns/net", "ip", "-batch", "-"]
+            lines += [f"address add {own} dev cable0", "link set cable0 up", "link set lo up"]
+            subprocess.run(enter, input="\n".join(lines), check=True, text=True, env=dict(ENVIRONMENT), timeout=30)
+            lines = []
+
     def end_guest(self, name: str) -> None:
         """End a guest, whether it still runs or not, and remove its image."""
         self.run(["systemctl", "stop", f"guest-{name}.service"], check=False)
