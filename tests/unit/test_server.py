@@ -681,6 +681,9 @@ def test_who_comes_in_does_not_hold_up_who_is_in(stage: Stage, client: Client) -
         return answer(call, peer)
 
     stage.dispatcher.answer = counted  # type: ignore[method-assign]
+    # What the first call took is no matter here: on a busy machine that can be as much as letting all of them in.
+    for user in stage.server._users.values():
+        user.share.used = stage.server._door.used
     assert client.receive() == echoes(1)
     assert counts[0] <= 3
     stage.until(lambda: len(stage.server._connections) == 11)
