@@ -2,29 +2,49 @@
 """io.systemd.service: what systemd's own services let their administrator see and set, with the same rules.
 
 Everybody may ask whether the service runs and how much it logs; the rest is for root and the service's own user.
-Nothing is read again while it runs: a restart is what takes a new policy, and the socket waits meanwhile.
 """
 
 import os
+from collections.abc import Callable
 
 from . import journal
-from .errors import InconsistentEnvironment, MethodNotImplemented
+from .errors import InconsistentEnvironment, System
 from .machined import Machined
 from .messages import Reply
 from .methods import Method, Parameters
+from .policy import PolicyError
+
+
+class Control:
+    """The methods. `reload` takes the policy's file as it is now, or raises PolicyError and changes nothing."""
+
+    def __init__(self, reload: Callable[[], None]) -> None:
+        self._reload = reload
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        return {
+            "io.systemd.service.Ping": Method(ping, False, {}),
+            "io.systemd.service.Reload": Method(self.reload, True, {}, own=True),
+            "io.systemd.service.SetLogLevel": Method(set_log_level, True, {}, own=True),
+            "io.systemd.service.GetLogLevel": Method(get_log_level, False, {}),
+            "io.systemd.service.GetEnvironment": Method(get_environment, False, {}, own=True),
+        }
+
+    async def reload(self, machined: Machined, parameters: Parameters) -> Reply:
+        try:
+            self._reload()
+        except PolicyError as error:
+            raise System(str(error)) from error
+        return Reply()
 
 
 async def ping(machined: Machined, parameters: Parameters) -> Reply:
     return Reply()
 
 
-async def reload(machined: Machined, parameters: Parameters) -> Reply:
-    raise MethodNotImplemented("io.systemd.service.Reload")
-
-
 async def set_log_level(machined: Machined, parameters: Parameters) -> Reply:
-    """Without one: what it was at the start."""
-    journal.set_level(parameters.get("level"))
+    journal.set_level(parameters["level"])
     return Reply()
 
 
@@ -38,11 +58,3 @@ async def get_environment(machined: Machined, parameters: Parameters) -> Reply:
     except UnicodeDecodeError as error:
         raise InconsistentEnvironment from error
 
-
-METHODS: dict[str, Method] = {
-    "io.systemd.service.Ping": Method(ping, False, {}),
-    "io.systemd.service.Reload": Method(reload, True, {}, own=True),
-    "io.systemd.service.SetLogLevel": Method(set_log_level, True, {}, own=True),
-    "io.systemd.service.GetLogLevel": Method(get_log_level, False, {}),
-    "io.systemd.service.GetEnvironment": Method(get_environment, False, {}, own=True),
-}

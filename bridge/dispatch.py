@@ -5,11 +5,12 @@ Bytes became a Call in `framing`; the Reply becomes bytes there. `Dispatcher.ans
 turn into error replies.
 """
 
-from . import control, journal
+from . import journal
 from .audit import Entry
 from .authorize import Authorizer
 from .bus import DBusError
 from .contract import Contract
+from .control import Control
 from .errors import Failed, InterfaceNotFound, InvalidParameter, MethodNotFound, MethodNotImplemented, VarlinkError
 from .introspection import Introspection
 from .machined import BRIDGE_DENIED, Machined, to_varlink_error
@@ -21,13 +22,13 @@ CHECK = "io.machine1.Check"
 
 
 class Dispatcher:
-    """Answers calls. `machined` is where they go."""
+    """Answers calls. `machined` is where they go; `control` is for the service's own administrator."""
 
-    def __init__(self, contract: Contract, authorizer: Authorizer, machined: Machined) -> None:
+    def __init__(self, contract: Contract, authorizer: Authorizer, machined: Machined, control: Control) -> None:
         self._contract = contract
         self._authorizer = authorizer
         self._machined = machined
-        standard = Introspection(contract).methods | control.METHODS
+        standard = Introspection(contract).methods | control.methods
         self._methods = METHODS | standard | {CHECK: Method(_never, False, {})}
 
     async def answer(self, call: Call, peer: Peer) -> Reply:

@@ -5,8 +5,9 @@ The names and parameters are those of the contract (schema/machine1.openapi.yaml
 a test holds the two against each other.
 """
 
+import errno
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,9 @@ class VarlinkError(Exception):
     name: ClassVar[str]
     refusal: Refusal | None = None
 
-    def __init__(self, **parameters: str) -> None:
+    def __init__(self, **parameters: str | int) -> None:
         super().__init__(parameters)
-        self.parameters = parameters
+        self.parameters: dict[str, Any] = {**parameters}
 
     def refused(self, refusal: Refusal) -> Self:
         """The same error, as the outcome of a decision: `raise PermissionDenied().refused(Refusal(...))`."""
@@ -74,6 +75,15 @@ class InteractiveAuthenticationRequired(VarlinkError):
     """systemd's own: a password would help, and the call did not allow to ask for one."""
 
     name = "io.systemd.InteractiveAuthenticationRequired"
+
+
+class System(VarlinkError):
+    """systemd's own: an errno(3), EINVAL here. `reason` is for people, systemd has no such field."""
+
+    name = "io.systemd.System"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(origin="linux", errno=errno.EINVAL, errnoName="EINVAL", reason=reason)
 
 
 class InconsistentEnvironment(VarlinkError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What machined lists: nobody changes it, and what is made of it is true for as long as it is.
 
-`replies` are those, by what they are about.
+`replies` are those, by the policy that filtered them (Machined.rules) and what they are about.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Machines(dict[str, Machine]):
 
     def __init__(self, entries: Iterable[Machine] = ()) -> None:
         super().__init__((entry[0], entry) for entry in sorted(entries))
-        self.replies: dict[str | bool, Reply] = {}
+        self.replies: dict[tuple[int, str | bool], Reply] = {}
 
 
 class Images(list[Image]):
@@ -28,4 +28,4 @@ class Images(list[Image]):
 
     def __init__(self, entries: Iterable[Image] = ()) -> None:
         super().__init__(sorted(entries))
-        self.replies: dict[str | bool, Reply] = {}
+        self.replies: dict[tuple[int, str | bool], Reply] = {}

@@ -77,6 +77,9 @@ class Machined:
     takes for them, they keep no change from machined; nor does a slow one keep a machine from being terminated.
     """
 
+    rules = 0
+    """How often another policy came: what was shared under one is not shared under the next."""
+
     def __init__(self, loop: Loop, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
         self._loop = loop
         self._reads = Bus(loop)
@@ -96,6 +99,12 @@ class Machined:
         view = object.__new__(type(self))
         view.__dict__ = self.__dict__ | {"_user": user}
         return view
+
+    def change_rules(self, limits: Limits) -> None:
+        """Those of another policy, for calls that do not wait yet."""
+        self.rules += 1
+        self._quick.turns.limit(AT_ONCE, limits.waiting_calls)
+        self._slow.turns.limit(limits.calls_per_user, limits.waiting_calls)
 
     async def machines(self) -> Machines:
         """What machined would list now. Many may share it. Raises what Bus.call raises."""

@@ -31,7 +31,7 @@ async def list_machines(machined: Machined, parameters: Parameters) -> Reply:
     def listed() -> list[dict[str, object]]:
         return [_machine(*entry) for entry in machines.values() if everything or entry[1] != "host"]
 
-    return _shared(machines, everything, lambda: {"machines": listed()})
+    return _shared(machined, machines, everything, lambda: {"machines": listed()})
 
 
 async def get_machine(machined: Machined, parameters: Parameters) -> Reply:
@@ -43,7 +43,7 @@ async def get_machine(machined: Machined, parameters: Parameters) -> Reply:
     machines = await machined.machines()
     if name not in machines:
         raise NoSuchMachine(name)
-    return _shared(machines, name, lambda: {"machine": _machine(*machines[name])})
+    return _shared(machined, machines, name, lambda: {"machine": _machine(*machines[name])})
 
 
 async def terminate_machine(machined: Machined, parameters: Parameters) -> Reply:
@@ -93,7 +93,7 @@ async def list_images(machined: Machined, parameters: Parameters) -> Reply:
     def listed() -> list[dict[str, object]]:
         return [_image(*entry) for entry in images if everything or entry[0] != HOST]
 
-    return _shared(images, everything, lambda: {"images": listed()})
+    return _shared(machined, images, everything, lambda: {"images": listed()})
 
 
 async def remove_image(machined: Machined, parameters: Parameters) -> Reply:
@@ -118,11 +118,14 @@ async def _copy(machined: Machined, member: str, parameters: Parameters) -> Repl
     return Reply()
 
 
-def _shared(listed: Machines | Images, about: str | bool, parameters: Callable[[], dict[str, Any]]) -> Reply:
-    """The one reply about this, as long as this is what is listed."""
-    reply = listed.replies.get(about)
+def _shared(
+    machined: Machined, listed: Machines | Images, about: str | bool, parameters: Callable[[], dict[str, Any]]
+) -> Reply:
+    """The one reply about this, as long as this is what is listed and what the policy shows."""
+    key = (machined.rules, about)
+    reply = listed.replies.get(key)
     if reply is None:
-        reply = listed.replies[about] = Reply(parameters(), shared=True)
+        reply = listed.replies[key] = Reply(parameters(), shared=True)
     return reply
 
 

@@ -5,8 +5,9 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from . import __version__, activation, fds, journal
@@ -14,8 +15,9 @@ from .activation import ActivationError, Listener
 from .authorize import Authorizer
 from .bus import Bus
 from .contract import Contract
+from .control import Control
 from .dispatch import Dispatcher
-from .limits import within_open_files
+from .limits import Limits, within_open_files
 from .loop import READ, Loop
 from .machined import Machined
 from .policy import DEFAULT, Policy, PolicyError, load
@@ -23,6 +25,15 @@ from .polkit import AT_ONCE, Polkit
 from .server import Server
 
 IDLE_TIMEOUT = 600.0
+
+
+@dataclass
+class Options:
+    """Where to listen beside what is handed over, which policy to follow, when to leave (seconds)."""
+
+    listen: list[str] = field(default_factory=list)
+    policy: str = DEFAULT
+    idle_timeout: float = IDLE_TIMEOUT
 
 
 def main(arguments: list[str], client: socket.socket | None = None) -> int:
@@ -34,7 +45,7 @@ def main(arguments: list[str], client: socket.socket | None = None) -> int:
             listeners = activation.inherited(os.environ)
             if client is not None:
                 listeners.append(Listener(client, "stdio", connected=True))
-            policy = load(options.policy)
+            policy = load(options.policy)  # before there is a socket to connect to
             for path in options.listen:
                 listeners.append(activation.listen(path))
                 cleanup.callback(os.unlink, path)
@@ -42,31 +53,53 @@ def main(arguments: list[str], client: socket.socket | None = None) -> int:
                 cleanup.enter_context(listener.socket)
             if not listeners:
                 raise ActivationError("no socket to serve: start machine1-bridge.socket, or use --listen PATH")
-            serve(listeners, policy, options.idle_timeout)
+            serve(listeners, policy, options)
     except (ActivationError, PolicyError) as error:
         journal.log(journal.ERROR, str(error))
         return 1
     return 0
 
 
-def serve(listeners: list[Listener], policy: Policy, idle_timeout: float) -> None:
-    """Serve these sockets until SIGTERM, SIGINT or idleness, or until nobody is there and nobody can come."""
+def serve(listeners: list[Listener], policy: Policy, options: Options) -> None:
+    """Serve these sockets until SIGTERM, SIGINT or idleness, or until nobody is there and nobody can come.
+
+    SIGHUP and io.systemd.service.Reload take the policy's file as it is then: for the next call of each client. Its
+    limits of a connection hold for new connections.
+    """
     loop = Loop()
     journal.use_timers(loop.call_later)
-    limits = within_open_files(policy.limits)
-    if limits.connections < policy.limits.connections:
-        journal.log(journal.WARNING, f"The limit of open files leaves room for {limits.connections} connections")
+    limits = _limits(policy)
     machined = Machined(loop, limits)
     quick, patient = Bus(loop, AT_ONCE, limits.waiting_calls), Bus(loop, limits.calls_per_user, limits.waiting_calls)
+    authorizer = Authorizer(policy, Polkit(quick, patient))
+
+    def reload() -> None:
+        """Raises PolicyError, and then all is as it was."""
+        activation.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", os.environ)
+        try:
+            policy = load(options.policy)
+            limits = _limits(policy)
+        except PolicyError as error:
+            journal.log(journal.ERROR, f"Not reloaded: {error}")
+            raise
+        finally:
+            activation.notify("READY=1", os.environ)
+        authorizer.policy = policy
+        server.limits = limits
+        machined.change_rules(limits)
+        quick.turns.limit(AT_ONCE, limits.waiting_calls)
+        patient.turns.limit(limits.calls_per_user, limits.waiting_calls)
+        journal.log(journal.NOTICE, f"Reloaded the policy {policy.name}")
+
     server = Server(
         loop,
-        Dispatcher(Contract(), Authorizer(policy, Polkit(quick, patient)), machined),
+        Dispatcher(Contract(), authorizer, machined, Control(reload)),
         listeners,
-        idle_timeout,
+        options.idle_timeout,
         limits,
         stopping=lambda: activation.notify("STOPPING=1", os.environ),
     )
-    with _signals(loop, server):
+    with _signals(loop, server, reload):
         server.start()
         activation.notify("READY=1", os.environ)
         # What is there now stays. Not to look through it again and again keeps calls from waiting for that.
@@ -81,20 +114,35 @@ def serve(listeners: list[Listener], policy: Policy, idle_timeout: float) -> Non
     loop.close()
 
 
+def _limits(policy: Policy) -> Limits:
+    limits = within_open_files(policy.limits)
+    if limits.connections < policy.limits.connections:
+        journal.log(journal.WARNING, f"The limit of open files leaves room for {limits.connections} connections")
+    return limits
+
+
 @contextmanager
-def _signals(loop: Loop, server: Server) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the server. They arrive as bytes on a socket, since epoll_wait(2) resumes after them."""
+def _signals(loop: Loop, server: Server, reload: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server, SIGHUP reloads the policy.
+
+    They arrive as bytes on a socket, their numbers, since epoll_wait(2) resumes after them.
+    """
     receiver, sender = socket.socketpair()
     receiver.setblocking(False)
     sender.setblocking(False)
-    previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    previous = {number: signal.signal(number, lambda *_: None) for number in handled}
     signal.set_wakeup_fd(sender.fileno())
 
-    def stop(_: int) -> None:
-        receiver.recv(16)
-        server.stop()
+    def received(_: int) -> None:
+        numbers = receiver.recv(16)
+        if signal.SIGHUP in numbers:
+            with suppress(PolicyError):  # which the journal has
+                reload()
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            server.stop()
 
-    loop.watch(receiver.fileno(), READ, stop)
+    loop.watch(receiver.fileno(), READ, received)
     try:
         yield
     finally:
@@ -103,15 +151,6 @@ def _signals(loop: Loop, server: Server) -> Iterator[None]:
             signal.signal(number, handler)
         receiver.close()
         sender.close()
-
-
-@dataclass
-class Options:
-    """Where to listen beside what is handed over, which policy to follow, when to leave (seconds)."""
-
-    listen: list[str] = field(default_factory=list)
-    policy: str = DEFAULT
-    idle_timeout: float = IDLE_TIMEOUT
 
 
 def _parse(arguments: list[str]) -> Options:

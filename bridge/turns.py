@@ -22,6 +22,10 @@ class Turns:
         self._taken: Counter[int] = Counter()
         self._queues: dict[int, deque[Future[None]]] = {}  # who is served next comes first
 
+    def limit(self, per_user: int, waiting_max: int) -> None:
+        """From now on. Who has a place, or waits, stays."""
+        self.per_user, self.waiting_max = per_user, waiting_max
+
     @property
     def taken(self) -> int:
         """How many places are taken."""

@@ -113,8 +113,9 @@ STANDARD_METHODS: dict[str, Any] = {
     "io.systemd.service.SetLogLevel": {
         "parameters": {
             "type": "object",
-            # LOG_EMERG to LOG_DEBUG of syslog(3)
-            "properties": {"level": {"type": ["integer", "null"], "minimum": 0, "maximum": 7}},
+            # LOG_EMERG to LOG_DEBUG of syslog(3). The interface lets it be left out, systemd's services do not.
+            "properties": {"level": {"type": "integer", "minimum": 0, "maximum": 7}},
+            "required": ["level"],
             "additionalProperties": False,
         },
         "reply": NOTHING,

@@ -307,6 +307,9 @@ _MESSAGES: dict[str, Callable[[_Given], Message]] = {
 READS = {"ListMachines", "ListImages"}
 # Methods that are answered without machined.
 OWN = {"io.machine1.Check", "org.varlink.service.GetInfo", "org.varlink.service.GetInterfaceDescription"}
+OWN |= {method for method in METHODS if method.startswith("io.systemd.service.")}
+# Of these what is root's alone, where the policy has all methods.
+ROOTS = {f"io.systemd.service.{method}" for method in ("Reload", "SetLogLevel", "GetEnvironment")}
 
 
 def message_for(method: str, parameters: _Given) -> Message:

@@ -31,6 +31,7 @@ from bridge import fds, journal, server
 from bridge.activation import Listener
 from bridge.authorize import Authorizer
 from bridge.contract import Contract
+from bridge.control import Control
 from bridge.dispatch import Dispatcher
 from bridge.framing import ROOT, Bounds, ProtocolError, parse_call
 from bridge.limits import Limits
@@ -257,11 +258,11 @@ class Stage:
         self._servers = [self._serve(EVERYTHING), self._serve(NARROW)]
         self._peer_of = server.peer_of
         self._uid = 0
-        self._log, self._hook = journal.log, sys.unraisablehook
+        self._log, self._record, self._hook = journal.log, journal.record, sys.unraisablehook
         self._complaints: list[str] = []
         server.peer_of = self._peer
         self._starting, fds.STARTING = fds.STARTING, 0.0
-        journal.log = self._write
+        journal.log = journal.record = self._write
         sys.unraisablehook = lambda raised: self._complaints.append(f"{raised.exc_value!r} in {raised.object!r}")
         self._caught = warnings.catch_warnings()
         self._caught.__enter__()
@@ -275,7 +276,9 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        server.peer_of, journal.log, sys.unraisablehook = self._peer_of, self._log, self._hook
+        server.peer_of, sys.unraisablehook = self._peer_of, self._hook
+        journal.log, journal.record = self._log, self._record
+        journal.set_level(journal.INFO)
         fds.STARTING = self._starting
         self._caught.__exit__(None, None, None)
         for serving in self._servers:
@@ -292,6 +295,7 @@ class Stage:
         self._bus.calls.clear()
         self._bus.questions.clear()
         self._uid = 0 if given.root else USER
+        journal.set_level(journal.INFO)
         client = self._converse(given)
         demand(not self._complaints, *self._complaints)
         if not given.leaves:
@@ -380,7 +384,7 @@ class Stage:
             interface = call.method.rpartition(".")[0]
             known = any(interface == method.rpartition(".")[0] for method in oracle.METHODS)
             return {f"org.varlink.service.{'Method' if known else 'Interface'}NotFound"}
-        if given.narrow and call.method.startswith("io.machine1.Copy"):
+        if given.narrow and (call.method.startswith("io.machine1.Copy") or call.method in oracle.ROOTS):
             return {"org.varlink.service.PermissionDenied"}
         if oracle.invalid_parameters(call.method, call.parameters):
             # A variable that is assigned twice is found after authorization.
@@ -388,7 +392,7 @@ class Stage:
             late: set[str | None] = set() if first else {*DENIED, *HIDDEN, "org.varlink.service.MethodNotImplemented"}
             return {"org.varlink.service.InvalidParameter"} | late
         if call.method in oracle.OWN:
-            return self._expected_own(call)
+            return self._expected_own(given, call)
         if given.narrow:
             return None
         guarded = oracle.message_for(call.method, call.parameters)[0] not in oracle.READS
@@ -400,7 +404,9 @@ class Stage:
             return None
         return {None, "io.machine1.NoSuchMachine"} if call.method == "io.machine1.GetMachine" else {None}
 
-    def _expected_own(self, call: oracle.Call) -> set[str | None]:
+    def _expected_own(self, given: Input, call: oracle.Call) -> set[str | None]:
+        if call.method in oracle.ROOTS and not given.root:
+            return {"org.varlink.service.PermissionDenied"}
         if call.upgrade:
             return {"org.varlink.service.MethodNotImplemented"}
         if call.method.endswith("GetInterfaceDescription"):
@@ -493,7 +499,7 @@ class Stage:
         listener = Listener(listening, "varlink")
         self._listeners.append(listener)
         authorizer = Authorizer(self._policy(policy), polkit_on(self._bus))
-        dispatcher = Dispatcher(Contract(), authorizer, machined_on(self._bus, self._loop))
+        dispatcher = Dispatcher(Contract(), authorizer, machined_on(self._bus, self._loop), Control(lambda: None))
         serving = WatchedServer(self._loop, dispatcher, [listener], 0, USERS)
         serving.start()
         return serving

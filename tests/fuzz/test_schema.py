@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.authorize import Authorizer
 from bridge.contract import Contract
+from bridge.control import Control
 from bridge.dispatch import Dispatcher
 from bridge.framing import parse_call, serialise_reply
 from bridge.loop import Future, Loop
@@ -55,7 +56,7 @@ LISTS = [
 ]
 NUMBERS = [
     (name, parameter, schema[bound])
-    for name, method in SCHEMAS.items()
+    for name, method in MACHINED.items()
     for parameter, schema in method["properties"].items()
     for bound in ("minimum", "maximum")
     if bound in schema
@@ -71,7 +72,9 @@ class Service:
         self.bus = FakeBus(self._loop)
         policy = parse(EVERYTHING.encode(), "default", "default.toml")
         authorizer = Authorizer(policy, polkit_on(self.bus))
-        self._dispatcher = Dispatcher(Contract(), authorizer, machined_on(self.bus, self._loop))
+        self._dispatcher = Dispatcher(
+            Contract(), authorizer, machined_on(self.bus, self._loop), Control(lambda: None)
+        )
         self._root = Peer(1, 0, 0, Future(self._loop))
 
     def close(self) -> None:
@@ -101,7 +104,8 @@ def call(method: str, parameters: Mapping[str, Any]) -> str:
 
 def least(method: str) -> dict[str, Any]:
     """A request with nothing but what has to be there."""
-    return {name: "/web" if name == "src" else "web" for name in SCHEMAS[method].get("required", [])}
+    values = {"src": "/web", "level": 0}
+    return {name: values.get(name, "web") for name in SCHEMAS[method].get("required", [])}
 
 
 # --- what fits ------------------------------------------------------------------------------------------------------

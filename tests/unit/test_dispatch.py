@@ -14,6 +14,7 @@ from bridge import __version__, audit, introspection, journal
 from bridge.authorize import Authorizer
 from bridge.bus import DBusError
 from bridge.contract import Contract
+from bridge.control import Control
 from bridge.dispatch import CHECK, Dispatcher
 from bridge.errors import (
     Busy,
@@ -101,7 +102,8 @@ def answer(
 ) -> Reply:
     """Polkit denies what it is asked, unless it is another one."""
     authorizer = Authorizer(decides, polkit or FakePolkit(DENIED))
-    return result_of(Dispatcher(contract, authorizer, machined or FakeMachined([])).answer(call, peer))
+    dispatcher = Dispatcher(contract, authorizer, machined or FakeMachined([]), Control(lambda: None))
+    return result_of(dispatcher.answer(call, peer))
 
 
 def error(

@@ -77,7 +77,7 @@ def test_with_a_journal_a_line_goes_there_and_nowhere_else(
 @pytest.fixture
 def _level() -> Iterator[None]:
     yield
-    journal.set_level(None)
+    journal.set_level(journal.INFO)
 
 
 @pytest.mark.usefixtures("_level")
@@ -92,7 +92,7 @@ def test_what_is_logged_is_what_is_asked_for(connected: socket.socket) -> None:
     journal.fault(7, "third")
     journal.set_level(journal.CRITICAL)
     journal.log(journal.ERROR, "no more")
-    journal.set_level(None)
+    journal.set_level(journal.INFO)
     assert journal.level() == journal.INFO
     journal.log(journal.INFO, "last")
     lines = [connected.recv(4096).splitlines()[:2] for _ in range(4)]

@@ -10,9 +10,9 @@ import pytest
 from jeepney.fds import FileDescriptor, NoFDError
 from jsonschema import Draft202012Validator
 
-from bridge import control
 from bridge.bus import DEADLINE
 from bridge.contract import Contract
+from bridge.control import Control
 from bridge.dispatch import CHECK
 from bridge.errors import InvalidParameter, NoSuchMachine
 from bridge.introspection import Introspection
@@ -24,7 +24,7 @@ from .conftest import Asked, FakeMachined, result_of
 
 CONTRACT = Contract()
 PATH = "/org/freedesktop/machine1/x"
-ALL = METHODS | Introspection(CONTRACT).methods | control.METHODS
+ALL = METHODS | Introspection(CONTRACT).methods | Control(lambda: None).methods
 
 VM = ("web1", "vm", "libvirt-qemu", PATH)
 CONTAINER = ("db", "container", "systemd-nspawn", PATH)
