@@ -113,7 +113,8 @@ def _remove_stale(path: str) -> None:
 def notify(state: str, environment: MutableMapping[str, str]) -> None:
     """Tell the service manager, if there is one that wants to know."""
     address = environment.get("NOTIFY_SOCKET", "")
-    if not address:
+    # Of a program that a service has started, the socket is that service's.
+    if not address or environment.get("SYSTEMD_EXEC_PID", str(os.getpid())) != str(os.getpid()):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
         try:

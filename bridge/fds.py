@@ -5,6 +5,7 @@ import fcntl
 import socket
 import struct
 import termios
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -69,7 +70,9 @@ def _close_untaken(fd: FileDescriptor) -> None:
 
 
 def close_all_untaken() -> None:
-    """The service ends."""
+    """The service ends, or the one client of it has left: what it started has to have noticed."""
+    if _untaken:
+        time.sleep(STARTING)
     close(_untaken)
     _untaken.clear()
 

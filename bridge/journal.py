@@ -7,6 +7,7 @@ No environment, no arguments and no parameters of a call belong here but those t
 
 import os
 import socket
+import stat
 import sys
 import time
 from collections import Counter, deque
@@ -17,6 +18,7 @@ CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 IDENTIFIER = "machine1-bridge"
 SOCKET = "/run/systemd/journal/socket"
 _journal: socket.socket | None = None
+_standard_error = True  # takes lines where there is no journal
 # The highest priority number that is logged, LOG_INFO as with systemd's own services.
 _level = INFO
 
@@ -26,21 +28,28 @@ def level() -> int:
     return _level
 
 
-def set_level(level: int | None) -> None:
-    """None: what it was at the start. What is an audit trail is written whatever the level."""
+def set_level(level: int) -> None:
+    """What is an audit trail is written whatever the level."""
     global _level
-    _level = INFO if level is None else level
+    _level = level
 
 
 def open_journal() -> None:
-    """Use the journal if standard error is connected to it ($JOURNAL_STREAM, systemd.exec(5))."""
-    global _journal
+    """Use the journal if standard error is it ($JOURNAL_STREAM, systemd.exec(5)), or is no place for lines.
+
+    Another socket is the client's: inetd, and StandardError=inherit in a unit with StandardInput=socket, make it all
+    three. And where it is closed, standard output would take the lines, which is the client's as well.
+    """
+    global _journal, _standard_error
+    _standard_error = False
     try:
         status = os.fstat(2)
-        if os.environ.get("JOURNAL_STREAM") != f"{status.st_dev}:{status.st_ino}":
+        named = os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+        if not named and not stat.S_ISSOCK(status.st_mode):
+            _standard_error = True
             return
     except OSError:
-        return
+        pass
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         sender.connect(SOCKET)
@@ -103,7 +112,7 @@ def _flush() -> None:
             _waiting.popleft()
         if _lost:
             lost, _lost = _lost, 0
-            log(WARNING, f"{lost} lines were lost, since the journal took none")
+            record(WARNING, f"{lost} lines were lost, since the journal took none")
     except BlockingIOError:
         if _call_later is not None:
             _call_later(RETRY, _flush)
@@ -167,8 +176,8 @@ def refusal(uid: int, message: str, **fields: object) -> None:
 
 def fault(uid: int, message: str, **fields: object) -> None:
     """Write, for who debugs a client of this user, what is wrong with it; it counts as a refusal."""
-    if _level >= DEBUG and _refusals.allows(uid):
-        log(DEBUG, message, **fields)
+    if _level >= INFO and _refusals.allows(uid):
+        log(INFO, message, **fields)
 
 
 def log(priority: int, message: str, **fields: object) -> None:
@@ -188,7 +197,7 @@ def record(priority: int, message: str, **fields: object) -> None:
         _waiting.append(encode({"MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": IDENTIFIER} | fields))
         if idle:
             _flush()
-    elif priority < DEBUG:
+    elif priority < DEBUG and _standard_error:
         # On a terminal no name of an image may do more than be read.
         text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
         try:

@@ -28,7 +28,12 @@ SIZE = 65536
 PIECE = 4096
 # machinectl(1): "pressing ^] three times within 1s" ends the connection.
 ESCAPE, ESCAPES, ESCAPE_SECONDS = b"\x1d", 3, 1.0
+# Bytes from a terminal that may wait for a machine that does not read. More are lost, for who types has to be heard: a
+# machine can make a terminal type (what it answers to who asks what it is), and not read it.
+TYPED_MAX = 1024 * 1024
 END_OF_FILE = b"\x04"
+# What would leave the terminal raw.
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 # The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that: looks
 # at whether it has one, so many seconds apart, for so long at most.
 LOOK_SECONDS, STARTING_SECONDS = 0.01, 2.0
@@ -84,8 +89,12 @@ def main(arguments: list[str]) -> int:
             finally:
                 os.close(pty)
     except ShellError as error:
-        print(f"machine1-bridge: {error}", file=sys.stderr)
+        # Some of it is the machine's to say, and on a terminal it may do no more than be read.
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+        print(f"machine1-bridge: {text}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE  # nobody reads any more
     except Ended as end:
         return 128 + end.number
     return 0
@@ -111,10 +120,13 @@ def open_shell(path: str, parameters: Mapping[str, object]) -> int:
         reply = json.loads(message[:-1])
         if "error" in reply:
             raise ShellError(in_words(reply["error"], reply.get("parameters", {})))
-        return received.pop(reply["parameters"]["pty_fd"])
+        index = reply["parameters"]["pty_fd"]
+        if isinstance(index, bool):
+            raise TypeError(index)
+        return received.pop(index)
     except OSError as error:
         raise ShellError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ShellError(f"{path}: what the service said makes no sense: {error!r}") from error
     finally:
         for descriptor in received:
@@ -134,7 +146,7 @@ def signals() -> Iterator[None]:
     def end(number: int, _: object) -> None:
         raise Ended(number)
 
-    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    previous = {number: signal.signal(number, end) for number in ENDING}
     try:
         yield
     finally:
@@ -212,7 +224,7 @@ class Session:
         poll.register(self.pty, (0 if self._said else select.POLLIN) | (select.POLLOUT if self._typed else 0))
         if self._said:
             poll.register(OUTPUT, select.POLLOUT)
-        if self._has_started() and self._input and not self._typed:
+        if self._has_started() and self._input and (self.terminal.is_there or not self._typed):
             poll.register(INPUT, select.POLLIN)
         ready = dict(poll.poll(None if self._started else LOOK_SECONDS * 1000))
         if changed in ready:
@@ -223,10 +235,9 @@ class Session:
                 self._said = self._said[os.write(OUTPUT, self._said[:PIECE]) :]
         elif ready.get(self.pty, 0) & ~select.POLLOUT and not self._listen():
             return False
-        if self._typed:
-            if ready.get(self.pty, 0) & select.POLLOUT:
-                self._typed = self._typed[os.write(self.pty, self._typed[:PIECE]) :]
-        elif INPUT in ready:
+        if self._typed and ready.get(self.pty, 0) & select.POLLOUT:
+            self._typed = self._typed[os.write(self.pty, self._typed[:PIECE]) :]
+        if INPUT in ready:
             return self._type(os.read(INPUT, SIZE))
         return True
 
@@ -261,15 +272,17 @@ class Session:
             self._typed = END_OF_FILE if self._at_start_of_line else END_OF_FILE * 2
             return not self.terminal.is_there
         self._at_start_of_line = data.endswith(b"\n")
-        self._typed = data
+        self._typed = (self._typed + data)[:TYPED_MAX]
         return not (self.terminal.is_there and self._escaped(data))
 
     def _escaped(self, data: bytes) -> bool:
         now = time.monotonic()
         for key in data:
-            self._escapes = [*self._escapes, now] if key == ESCAPE[0] else []
-        self._escapes = [then for then in self._escapes if now - then < ESCAPE_SECONDS]
-        return len(self._escapes) >= ESCAPES
+            recent = [then for then in self._escapes if now - then < ESCAPE_SECONDS]
+            self._escapes = [*recent, now] if key == ESCAPE[0] else []
+            if len(self._escapes) >= ESCAPES:
+                return True
+        return False
 
 
 def _poke(pipe: int) -> None:

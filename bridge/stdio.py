@@ -9,13 +9,16 @@ program, which then is no more than a way to the service that runs already, wher
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import time
-from typing import Any
+from collections import deque
+
+from jeepney.fds import FileDescriptor
 
 from . import fds
-from .activation import is_connected
+from .activation import ActivationError, is_connected
 
 DEFAULT_SOCKET = "/run/machine1/io.machine1"
 INPUT, OUTPUT = 0, 1
@@ -32,7 +35,11 @@ def main(arguments: list[str]) -> int:
         parser = argparse.ArgumentParser(prog="machine1-bridge --stdio", description=__doc__)
         parser.add_argument("--socket", metavar="PATH", default=path, help="of the service (default: %(default)s)")
         path = parser.parse_args(arguments).socket
-    client = somebody_else()
+    try:
+        client = somebody_else()
+    except (ActivationError, OSError) as error:
+        print(f"machine1-bridge: {error}", file=sys.stderr)
+        return 1
     if client is not None:
         from .service import main as serve
 
@@ -48,16 +55,22 @@ def main(arguments: list[str]) -> int:
 
 
 def somebody_else() -> socket.socket | None:
-    """The socket that is standard input, if its other end was made by another user than the one who runs this."""
-    try:
-        client = socket.socket(fileno=os.dup(INPUT))
-    except OSError:
+    """The socket that is standard input, if its other end was made by another user than the one who runs this.
+
+    A socket that root made for who runs this is no client of its own, unless root connected to a name: what a program
+    of root passes through it, and for whom, nobody here knows. Raises ActivationError for a socket that does not say
+    whose its other end is: who is at the other end must not become who runs this.
+    """
+    if not stat.S_ISSOCK(os.fstat(INPUT).st_mode):
         return None
-    if is_connected(client):
-        _, uid, _ = struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != os.geteuid():
-            client.setblocking(False)
-            return client
+    client = socket.socket(fileno=os.dup(INPUT))
+    if not is_connected(client):
+        client.close()
+        raise ActivationError("standard input is a socket, but no connected UNIX stream socket")
+    _, uid, _ = struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid != os.geteuid() and (uid != 0 or client.getsockname()):
+        client.setblocking(False)
+        return client
     client.close()
     return None
 
@@ -73,13 +86,21 @@ class Relay:
         self._to_service = self._to_client = b""
         self._asks = self._answers = True  # whether more may come from the client, from the service
         self._client_reads = True
-        self._untaken: list[Any] = []
+        self._untaken: deque[tuple[float, FileDescriptor]] = deque()
 
     def run(self) -> None:
         """Raises OSError."""
+        try:
+            self._relay()
+        finally:
+            if self._untaken:
+                time.sleep(fds.STARTING)
+                self._close_untaken(time.monotonic())
+
+    def _relay(self) -> None:
         while self._answers or self._to_client:
             ready = self._wait()
-            if not ready and not self._client_reads:
+            if not ready and not self._client_reads and not self._to_service:
                 break  # what the client sent before it left has been handed on
             if ready.get(OUTPUT, 0) & (select.POLLERR | select.POLLHUP):
                 self._client_reads, self._to_client = False, b""
@@ -93,9 +114,11 @@ class Relay:
                     self._forward()
             elif INPUT in ready:
                 self._ask()
-        if self._untaken:
-            time.sleep(fds.STARTING)
-            fds.close(self._untaken)
+            self._close_untaken(time.monotonic() - fds.STARTING)
+
+    def _close_untaken(self, came_before: float) -> None:
+        while self._untaken and (self._untaken[0][0] <= came_before or len(self._untaken) > fds.UNTAKEN_MAX):
+            self._untaken.popleft()[1].close()
 
     def _wait(self) -> dict[int, int]:
         """What can be done: file descriptors and their events."""
@@ -113,7 +136,8 @@ class Relay:
         poll = select.poll()
         for descriptor, events in wanted.items():
             poll.register(descriptor, events)
-        return dict(poll.poll(None if self._client_reads or self._to_service else 0))
+        patience = fds.STARTING * 1000 if self._untaken else None
+        return dict(poll.poll(patience if self._client_reads or self._to_service else 0))
 
     def _ask(self) -> None:
         try:
@@ -138,6 +162,6 @@ class Relay:
 
     def _receive(self) -> None:
         data, received = fds.receive(self._service)
-        self._untaken += received
+        self._untaken.extend((time.monotonic(), fd) for fd in received)
         self._answers = bool(data)
         self._to_client = data if self._client_reads else b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -150,6 +151,16 @@ def test_a_shell_does_not_go_this_way_and_is_closed(
     assert terminal.is_closed()
 
 
+def test_shells_are_closed_while_it_goes_on(
+    relay: subprocess.Popen[bytes], machined: FakeMachined, terminal: Terminal
+) -> None:
+    machined.returns("OpenMachineShell", "hs", terminal.theirs, "/dev/pts/0")
+    ask(relay, b'{"method":"io.machine1.OpenMachineShell","parameters":{"name":"web"}}\0')
+    assert terminal.is_closed()
+    assert relay.poll() is None
+    assert ends(relay) == b""
+
+
 def test_no_service_is_an_error(tmp_path: Path) -> None:
     process = through_pipes(f"{tmp_path}/none")
     assert ends(process, 1) == f"machine1-bridge: {tmp_path}/none: No such file or directory\n".encode()
@@ -196,6 +207,101 @@ def test_a_socket_of_another_user_is_served_here_as_that_users(bus: Bus, machine
         assert f"by UID {NOBODY}" in ends(process).decode()
 
 
+KINDS: dict[str, Callable[[], tuple[socket.socket, socket.socket]]] = {
+    "packets": lambda: socket.socketpair(type=socket.SOCK_SEQPACKET),
+    "datagrams": lambda: socket.socketpair(type=socket.SOCK_DGRAM),
+    "TCP": lambda: tcp(),
+    "not connected": lambda: (socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)),
+}
+
+
+def tcp() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = socket.create_connection(listener.getsockname())
+        return here, listener.accept()[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_socket_that_does_not_say_whose_it_is_is_refused(bridge: Bridge, kind: str) -> None:
+    """Who is at its other end would be taken for who runs this: in a unit of root's, for root."""
+    here, there = KINDS[kind]()
+    command = [*PROGRAM, "--stdio", "--socket", bridge.path]
+    with here, there:
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            stdin=there.fileno(),
+            stdout=there.fileno(),
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=15,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"machine1-bridge: standard input is a socket, but no connected UNIX stream socket\n"
+
+
+def test_standard_input_that_is_closed_is_an_error(bridge: Bridge) -> None:
+    line = "exec 0<&-; exec " + shlex.join([*PROGRAM, "--stdio", "--socket", bridge.path])
+    done = subprocess.run(["sh", "-c", line], cwd=REPOSITORY, capture_output=True, check=False, timeout=15)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"machine1-bridge: [Errno 9] Bad file descriptor\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root, who alone can be somebody else")
+def test_a_pair_that_root_made_for_who_runs_this_is_not_root(bridge: Bridge, machined: FakeMachined) -> None:
+    """As sshd(8) and socat(1) may make one, drop their rights, and pass on what others say."""
+    os.chmod(os.path.dirname(bridge.path), 0o755)  # noqa: S103  so that nobody reaches the socket
+    here, there = socket.socketpair()
+    name = os.path.basename(bridge.path)
+    become = f"import os; os.chdir({os.path.dirname(bridge.path)!r}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"
+    code = f"import sys, bridge.stdio as s; {become}; s.DEFAULT_SOCKET = {name!r}; sys.exit(s.main([]))"
+    command, end = [sys.executable, "-X", "dev", "-W", "error", "-c", code], there.fileno()
+    with (
+        here,
+        subprocess.Popen(command, cwd=REPOSITORY, stdin=end, stdout=end, stderr=subprocess.PIPE) as process,
+    ):
+        there.close()
+        here.settimeout(15)
+        here.sendall(b'{"method":"io.machine1.TerminateMachine","parameters":{"name":"web"}}\0')
+        (refused,) = receive(lambda: here.recv(65536))
+        assert refused["error"] == "org.varlink.service.PermissionDenied"
+        here.shutdown(socket.SHUT_WR)
+        assert ends(process) == b""
+    assert f"by UID {NOBODY}" in bridge.log.read_text()
+    assert machined.calls == []
+
+
+def test_a_shell_of_who_leaves_at_once_is_closed_when_its_program_has_noticed(
+    bus: Bus, machined: FakeMachined, terminal: Terminal
+) -> None:
+    """Its only client has left, and still the process stays for that."""
+    machined.returns("OpenMachineShell", "hs", terminal.theirs, "/dev/pts/0")
+    here, there = socket.socketpair()
+    with handed_over(there, bus) as process:
+        here.sendall(b'{"method":"io.machine1.OpenMachineShell","parameters":{"name":"web"}}\0')
+        here.close()
+        started = time.monotonic()
+        assert b"OpenMachineShell on web" in ends(process)
+        assert time.monotonic() - started > 1
+    assert terminal.is_closed()
+
+
+def handed_over(there: socket.socket, bus: Bus) -> subprocess.Popen[bytes]:
+    """The service with a connection as descriptor 3, which is closed here."""
+    environment: dict[str, str] = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": bus.address}
+    environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "varlink"}
+    hand_over = f"import os; os.dup2({there.fileno()}, 3); os.environ['LISTEN_PID'] = str(os.getpid())"
+    code = f"{hand_over}; os.execv({sys.executable!r}, {PROGRAM!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=environment,
+        pass_fds=[there.fileno()],
+        stderr=subprocess.PIPE,
+    )
+    there.close()
+    return process
+
+
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_connection_that_is_handed_over_is_served_until_it_ends(
     bus: Bus, machined: FakeMachined, terminal: Terminal, leaves: bool
@@ -203,21 +309,7 @@ def test_a_connection_that_is_handed_over_is_served_until_it_ends(
     """As varlinkctl does it with `exec:`, and systemd for Accept=yes; shells go this way."""
     machined.returns("OpenMachineShell", "hs", terminal.theirs, "/dev/pts/0")
     here, there = socket.socketpair()
-    environment: dict[str, str] = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": bus.address}
-    environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "varlink"}
-    hand_over = f"import os; os.dup2({there.fileno()}, 3); os.environ['LISTEN_PID'] = str(os.getpid())"
-    handed = f"{hand_over}; os.execv({sys.executable!r}, {PROGRAM!r})"
-    with (
-        here,
-        subprocess.Popen(
-            [sys.executable, "-c", handed],
-            cwd=REPOSITORY,
-            env=environment,
-            pass_fds=[there.fileno()],
-            stderr=subprocess.PIPE,
-        ) as process,
-    ):
-        there.close()
+    with here, handed_over(there, bus) as process:
         here.settimeout(15)
         here.sendall(b'{"method":"io.machine1.OpenMachineShell","parameters":{"name":"web"}}\0')
         data, descriptors, _, _ = socket.recv_fds(here, 65536, 4)

@@ -260,6 +260,18 @@ def test_the_service_manager_is_told_at_an_abstract_address() -> None:
         assert manager.recv(100) == b"STOPPING=1"
 
 
+def test_the_service_manager_is_told_of_its_own_process_alone(tmp_path: Path) -> None:
+    """One that a service starts, as varlinkctl's `exec:` does, would say that the service is ready, and stops."""
+    with unix(tmp_path / "notify", socket.SOCK_DGRAM, None) as manager:
+        manager.setblocking(False)
+        variables = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        notify("READY=1", variables | {"SYSTEMD_EXEC_PID": str(os.getppid())})
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+        notify("READY=1", variables | {"SYSTEMD_EXEC_PID": str(os.getpid())})
+        assert manager.recv(100) == b"READY=1"
+
+
 @pytest.mark.parametrize("variables", [{}, {"NOTIFY_SOCKET": ""}, {"OTHER": "x"}])
 def test_without_a_service_manager_nobody_is_told(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]

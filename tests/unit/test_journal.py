@@ -44,6 +44,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.s
     """A journal to write to. Standard error is not connected to it yet."""
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "journal"))
     monkeypatch.setattr(journal, "_journal", None)
+    monkeypatch.setattr(journal, "_standard_error", True)
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
         daemon.bind(journal.SOCKET)
@@ -84,14 +85,14 @@ def _level() -> Iterator[None]:
 def test_what_is_logged_is_what_is_asked_for(connected: socket.socket) -> None:
     assert journal.level() == journal.INFO
     journal.log(journal.DEBUG, "detail")
-    journal.fault(7, "detail")
-    journal.log(journal.INFO, "first")
+    journal.fault(7, "first")
     journal.set_level(journal.DEBUG)
     assert journal.level() == journal.DEBUG
     journal.log(journal.DEBUG, "second")
-    journal.fault(7, "third")
+    journal.log(journal.INFO, "third")
     journal.set_level(journal.CRITICAL)
     journal.log(journal.ERROR, "no more")
+    journal.fault(7, "no more")
     journal.set_level(journal.INFO)
     assert journal.level() == journal.INFO
     journal.log(journal.INFO, "last")
@@ -99,7 +100,7 @@ def test_what_is_logged_is_what_is_asked_for(connected: socket.socket) -> None:
     assert lines == [
         [b"MESSAGE=first", b"PRIORITY=6"],
         [b"MESSAGE=second", b"PRIORITY=7"],
-        [b"MESSAGE=third", b"PRIORITY=7"],
+        [b"MESSAGE=third", b"PRIORITY=6"],
         [b"MESSAGE=last", b"PRIORITY=6"],
     ]
     with pytest.raises(BlockingIOError):
@@ -127,6 +128,37 @@ def test_standard_error_that_is_not_the_journal_is_used_itself(
     assert capsys.readouterr().err == "machine1-bridge: it happened\n"
     with pytest.raises(BlockingIOError):
         daemon.recv(4096)
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("kind", ["socket", "closed"])
+def test_standard_error_that_is_the_clients_or_closed_gets_nothing(
+    daemon: socket.socket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, there: bool
+) -> None:
+    """inetd makes the client's socket all three. With it closed, print(file=None) would write to standard output."""
+    if not there:
+        monkeypatch.setattr(journal, "SOCKET", f"{journal.SOCKET}-of-nobody")
+    client, ours = socket.socketpair()
+    with client, ours:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", lambda _: os.stat(client.fileno() if kind == "socket" else 1_000_000))
+            journal.open_journal()
+        journal.record(journal.INFO, "it happened")
+    assert capsys.readouterr() == ("", "")
+    if there:
+        assert daemon.recv(4096).startswith(b"MESSAGE=it happened\n")
+
+
+@pytest.mark.usefixtures("_level")
+def test_that_lines_were_lost_is_said_whatever_is_logged(connected: socket.socket) -> None:
+    """They may have been of the audit trail."""
+    journal.set_level(0)
+    for _ in range(10_000):
+        journal.record(journal.INFO, "line")
+    lost = False
+    while not lost:
+        journal._flush()
+        lost = b"lines were lost" in connected.recv(4096)
 
 
 def test_standard_error_is_spared_the_details(daemon: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:

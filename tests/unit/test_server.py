@@ -382,7 +382,7 @@ def test_what_is_no_call_ends_its_connection_after_the_replies_before_it(
     assert other.echo()
     (line,) = logged
     # A client could fill the journal with it otherwise.
-    assert line.priority == journal.DEBUG
+    assert line.priority == journal.INFO
     assert line.fields == {"MACHINE1_PEER_UID": os.getuid(), "MACHINE1_PEER_PID": os.getpid()}
 
 
@@ -841,7 +841,7 @@ def test_who_lets_too_much_wait_to_be_read_is_let_go(
     gone = set(range(1000, 1005)) - left
     assert {1004} <= gone <= {1003, 1004}
     assert stage.server._buffered <= most
-    assert [line.priority for line in logged] == [journal.DEBUG] * len(gone)
+    assert [line.priority for line in logged] == [journal.INFO] * len(gone)
     assert {line.fields["MACHINE1_PEER_UID"] for line in logged} == gone
     for n, client in enumerate(clients[:3]):
         assert client.receive()[0]["parameters"]["n"] == n
@@ -1782,7 +1782,7 @@ def test_a_call_that_takes_longer_to_come_ends_its_connection(
     user.look()
     assert user.left
     assert [(line.priority, line.message.partition(": ")[2]) for line in logged] == [
-        (journal.DEBUG, "the client did not send all of a call in time")
+        (journal.INFO, "the client did not send all of a call in time")
     ]
     assert other.echo()
     assert stage.server._buffered == 0
@@ -1879,7 +1879,7 @@ def test_a_reply_that_lies_for_longer_ends_its_connection(
     clock.advance(MOMENT)
     assert len(stage.server._connections) == 1
     assert [(line.priority, line.message.partition(": ")[2]) for line in logged] == [
-        (journal.DEBUG, "the client did not read its reply in time")
+        (journal.INFO, "the client did not read its reply in time")
     ]
     assert all("closed" in repr(pty) for pty in stage.dispatcher.pty)
     assert other.echo()
