@@ -133,6 +133,8 @@ def serialise_reply(reply: Reply) -> bytes:
         envelope = {"error": reply.error, "parameters": reply.parameters or nothing}
     elif reply.parameters:
         envelope = {"parameters": reply.parameters}
+    if reply.stream is not None:
+        envelope["continues"] = True
     message = _encode(envelope).encode() + b"\0"
     if reply.shared:
         reply.message = message

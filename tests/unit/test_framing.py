@@ -434,6 +434,27 @@ def test_a_reply_is_written(reply: Reply, message: bytes) -> None:
     assert serialise_reply(reply) == message
 
 
+class Endless:
+    """The stream of a reply that others follow."""
+
+    async def next(self) -> Reply:
+        return Reply(stream=self)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply(stream=Endless()), b'{"continues":true}\0'),
+        (Reply({"x": 1}, stream=Endless()), b'{"parameters":{"x":1},"continues":true}\0'),
+    ],
+)
+def test_a_reply_that_others_follow_says_so(reply: Reply, message: bytes) -> None:
+    assert serialise_reply(reply) == message
+
+
 def test_a_shared_reply_is_written_once() -> None:
     reply = Reply({"x": 1}, shared=True)
     message = serialise_reply(reply)
