@@ -428,6 +428,8 @@ def test_the_limit_without_another_is_that_of_the_module() -> None:
         (Reply({"x": "ä\U0001f600"}), '{"parameters":{"x":"ä\U0001f600"}}\0'.encode()),
         # The only NUL is the one at the end.
         (Reply({"x": "a\0b"}), b'{"parameters":{"x":"a\\u0000b"}}\0'),
+        # sd-json hangs up on a bare DEL.
+        (Reply({"\x7f": "\\\x7f\\"}), b'{"parameters":{"\\u007f":"\\\\\\u007f\\\\"}}\0'),
     ],
 )
 def test_a_reply_is_written(reply: Reply, message: bytes) -> None:
