@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -46,8 +47,8 @@ def varlink_go_certification(go: Path) -> Path:
     source = CACHE / f"varlink-go-{VARLINK_GO}"
     program = source / "varlink-go-certification"
     if not program.exists():
-        module = run("go", "list", "-m", "-f", "{{.Dir}}", f"github.com/varlink/go@{VARLINK_GO}", cwd=go).strip()
-        run("cp", "-rT", "--no-preserve=mode", module, source)
+        module = json.loads(run("go", "mod", "download", "-json", f"github.com/varlink/go@{VARLINK_GO}", cwd=go))
+        run("cp", "-rT", "--no-preserve=mode", module["Dir"], source)
         run("go", "generate", "./cmd/varlink-go-certification/...", cwd=source)
         run("go", "build", "-o", program, "./cmd/varlink-go-certification", cwd=source)
     return program
