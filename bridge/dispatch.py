@@ -80,10 +80,10 @@ class Dispatcher:
                 raise Unavailable("machine1-bridge stops")
             self._authorizer.policy.filter(call.method, reply.parameters)
         except Exception as error:
-            entry = Entry(call, peer, self._authorizer.policy.name)
-            entry.begin(self._methods[call.method])
-            reply = _error_reply(error, call, entry)
-            entry.write()
+            end = Entry(call, peer, self._authorizer.policy.name)
+            end.begin(self._methods[call.method])
+            reply = _error_reply(error, call, end)
+            end.write()
         return reply
 
     def _find(self, name: str) -> Method:
