@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The way of every request: validate, authorize, call, reply. Start reading here.
 
-Bytes became a Call in `framing`; the Reply becomes bytes there. `_error_reply` is the one place where exceptions turn
-into error replies.
+Bytes became a Call in `framing`; the Reply becomes bytes there. A method that `streams` returns its first reply with a
+Stream, from which `follow` takes those after it. `_error_reply` is the one place where exceptions turn into error
+replies.
 """
 
 from collections.abc import Mapping

@@ -209,7 +209,7 @@ def contract() -> dict[str, Any]:
     own = {
         f"{INTERFACE}.{name}": {"parameters": schema_of(interface, interface.members[name].in_type)} for name in REPLIES
     }
-    return {"interfaces": {INTERFACE: text}, "methods": standard | own, "errors": {}}
+    return {"version": "1.0", "interfaces": {INTERFACE: text}, "methods": standard | own, "errors": {}}
 
 
 def main(path: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.client import CallError, Client
-from tests.generators.conftest import run, varlink_rust_client
+from tests.generators.conftest import run, varlink_rust_program
 
 from .certification import INTERFACE, REPLIES, VARLINK
 
@@ -35,7 +35,7 @@ def test_go(varlink_go_certification: Path, service: str) -> None:
 
 @pytest.mark.generators
 def test_rust(cargo: Path, service: str) -> None:
-    client = varlink_rust_client(cargo, "certification", Path(__file__).with_name("client.rs"), VARLINK)
+    client = varlink_rust_program(cargo, "certification", Path(__file__).with_name("client.rs"), VARLINK)
     printed = run(client, f"unix:{service}").splitlines()
     assert [line.split()[0] for line in printed] == list(REPLIES)
     assert printed[-3:] == ["Test10 10", "Test11", "End true"]

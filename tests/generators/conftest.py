@@ -142,14 +142,14 @@ def varlink_rust_source(cache: Path, interface: Path = VARLINK) -> str:
     return run(generator, interface)
 
 
-def zlink_client(cache: Path, source: Path) -> Path:
+def zlink_program(cache: Path, source: Path) -> Path:
     """A program of one file with what zlink-codegen makes of the interface; its name is the file's."""
     tokio = 'tokio = { version = "1", features = ["macros", "rt"] }\n'
     sources = {"lib.rs": zlink_source(cache), f"bin/{source.stem}.rs": source.read_text()}
     return cargo_program(write_crate(cache, "client-zlink", f'zlink = "={ZLINK}"\n{tokio}', sources), source.stem)
 
 
-def varlink_rust_client(cache: Path, crate: str, source: Path, interface: Path = VARLINK) -> Path:
+def varlink_rust_program(cache: Path, crate: str, source: Path, interface: Path = VARLINK) -> Path:
     """The same with varlink-rust."""
     sources = {"lib.rs": varlink_rust_source(cache, interface), f"bin/{source.stem}.rs": source.read_text()}
     return cargo_program(write_crate(cache, crate, f'varlink = "={VARLINK_RUST}"\n', sources), source.stem)

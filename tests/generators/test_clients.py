@@ -18,7 +18,7 @@ import varlink
 from tests.integration.conftest import Bridge
 from tests.integration.fake_machined import Bus, FakeMachined
 
-from .conftest import go_program, run, varlink_go_package, zlink_client
+from .conftest import go_program, run, varlink_go_package, zlink_program
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="not root, whom alone the service lets change something")
 
@@ -82,7 +82,7 @@ def test_varlink_go_client(go: Path, socket_path: str) -> None:
 
 @pytest.mark.generators
 def test_zlink_client(cargo: Path, socket_path: str) -> None:
-    printed = run(zlink_client(cargo, Path(__file__).with_name("client.rs")), socket_path)
+    printed = run(zlink_program(cargo, Path(__file__).with_name("client.rs")), socket_path)
     assert printed == PRINTED.format("TooManyOperations", "Timeout", "PermissionDenied")
 
 

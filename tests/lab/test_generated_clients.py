@@ -35,12 +35,12 @@ def emersion(module: Path) -> Path:
 
 @cache
 def varlink_rust(folder: Path) -> Path:
-    return conftest.varlink_rust_client(folder, "client-varlink", PROGRAMS / "varlink_rust.rs")
+    return conftest.varlink_rust_program(folder, "client-varlink", PROGRAMS / "varlink_rust.rs")
 
 
 @cache
 def zlink(folder: Path) -> Path:
-    return conftest.zlink_client(folder, PROGRAMS / "zlink.rs")
+    return conftest.zlink_program(folder, PROGRAMS / "zlink.rs")
 
 
 @pytest.mark.generators
