@@ -78,6 +78,7 @@ class Dispatcher:
         try:
             reply = await stream.next()
             if peer.left.done:
+                reply.close()
                 raise Unavailable("machine1-bridge stops")
             self._authorizer.policy.filter(call.method, reply.parameters)
         except Exception as error:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from jeepney.fds import FileDescriptor
 from jsonschema import Draft202012Validator
 
 from bridge import __version__, audit, introspection, journal
@@ -558,15 +560,17 @@ def test_more_and_oneway_are_answered_as_any_other(more: bool, oneway: bool) -> 
 
 
 class Watch:
-    """A list of machines again and again, or an error."""
+    """A list of machines again and again, an error, or a reply as it is."""
 
-    def __init__(self, *outcomes: list[str] | Exception) -> None:
+    def __init__(self, *outcomes: list[str] | Exception | Reply) -> None:
         self._outcomes = list(outcomes)
 
     async def next(self) -> Reply:
         outcome = self._outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
+        if isinstance(outcome, Reply):
+            return outcome
         return Reply({"machines": [{"name": name} for name in outcome]}, stream=self if self._outcomes else None)
 
     def close(self) -> None:
@@ -632,8 +636,10 @@ def test_a_stream_may_end_in_an_error(lines: list[Line], raised: Exception, erro
 def test_nothing_follows_when_the_service_stops() -> None:
     client = peer(1000)
     client.left.resolve(None)
-    reply = result_of(dispatcher(watch := Watch(["web1"], ["web2"])).follow(WATCH, client, watch))
+    late = Reply(fds=(FileDescriptor(os.open(os.devnull, os.O_RDONLY)),))
+    reply = result_of(dispatcher(watch := Watch(late)).follow(WATCH, client, watch))
     assert reply == Reply({"reason": "machine1-bridge stops"}, error="io.machine1.Unavailable")
+    assert "closed" in repr(late.fds[0])
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------
