@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The way of every request: validate, authorize, call, reply. Start reading here.
 
-Bytes became a Call in `framing`; the Reply becomes bytes there. `Dispatcher.answer` is the one place where exceptions
-turn into error replies.
+Bytes became a Call in `framing`; the Reply becomes bytes there. A method that `streams` returns its first reply with a
+Stream, from which `follow` takes those after it. `_error_reply` is the one place where exceptions turn into error
+replies.
 """
+
+from collections.abc import Mapping
 
 from . import journal
 from .audit import Entry
@@ -11,10 +14,19 @@ from .authorize import Authorizer
 from .bus import DBusError
 from .contract import Contract
 from .control import Control
-from .errors import Failed, InterfaceNotFound, InvalidParameter, MethodNotFound, MethodNotImplemented, VarlinkError
+from .errors import (
+    ExpectedMore,
+    Failed,
+    InterfaceNotFound,
+    InvalidParameter,
+    MethodNotFound,
+    MethodNotImplemented,
+    Unavailable,
+    VarlinkError,
+)
 from .introspection import Introspection
 from .machined import BRIDGE_DENIED, Machined, to_varlink_error
-from .messages import Call, Peer, Reply
+from .messages import Call, Peer, Reply, Stream
 from .methods import METHODS, Method, Parameters
 from .policy import INTERFACE, normalize
 
@@ -22,17 +34,24 @@ CHECK = "io.machine1.Check"
 
 
 class Dispatcher:
-    """Answers calls. `machined` is where they go; `control` is for the service's own administrator."""
+    """Answers calls of the contract's `methods`. `machined` is where they go; `control` is for the administrator."""
 
-    def __init__(self, contract: Contract, authorizer: Authorizer, machined: Machined, control: Control) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        authorizer: Authorizer,
+        machined: Machined,
+        control: Control,
+        methods: Mapping[str, Method] = METHODS,
+    ) -> None:
         self._contract = contract
         self._authorizer = authorizer
         self._machined = machined
         standard = Introspection(contract).methods | control.methods
-        self._methods = METHODS | standard | {CHECK: Method(_never, False, {})}
+        self._methods = dict(methods) | standard | {CHECK: Method(_never, False, {})}
 
     async def answer(self, call: Call, peer: Peer) -> Reply:
-        """The reply to a call. Never raises: what went wrong is in the reply."""
+        """The reply to a call, the first one if there are several. Never raises: what went wrong is in the reply."""
         entry = Entry(call, peer, self._authorizer.policy.name)
         try:
             method = self._find(call.method)
@@ -43,21 +62,33 @@ class Dispatcher:
             entry.by = await self._authorizer.authorize(peer, call.method, method, parameters)
             if call.upgrade:
                 raise MethodNotImplemented(call.method)
+            if method.streams and not call.more:
+                raise ExpectedMore
             if call.method == CHECK:
                 reply = await self._check(peer, parameters, entry)
             else:
                 reply = await method.function(self._machined.on_behalf_of(peer.uid), parameters)
             if not reply.message:
                 self._authorizer.policy.filter(call.method, reply.parameters)
-        except VarlinkError as error:
-            reply = entry.end_in(error)
-        except DBusError as error:
-            reply = entry.end_in(to_varlink_error(error, entry.objects))
-            _note_missing_right(call, error)
-        except Exception:
-            journal.bug(f"Bug in {call.method}")
-            reply = entry.end_in(Failed("", "internal error of machine1-bridge, see its journal"))
+        except Exception as error:
+            reply = _error_reply(error, call, entry)
         entry.write()
+        return reply
+
+    async def follow(self, call: Call, peer: Peer, stream: Stream) -> Reply:
+        """The reply after one that had this stream, by the policy of now. Never raises."""
+        try:
+            self._authorizer.policy.require_method(call.method)
+            reply = await stream.next()
+            if peer.left.done:
+                reply.close()
+                raise Unavailable("machine1-bridge stops")
+            self._authorizer.policy.filter(call.method, reply.parameters)
+        except Exception as error:
+            end = Entry(call, peer, self._authorizer.policy.name)
+            end.begin(self._methods[call.method])
+            reply = _error_reply(error, call, end)
+            end.write()
         return reply
 
     def _find(self, name: str) -> Method:
@@ -93,6 +124,17 @@ class Dispatcher:
 async def _never(machined: Machined, parameters: Parameters) -> Reply:
     """Check is the dispatcher's own: it asks what the dispatcher asks."""
     raise AssertionError
+
+
+def _error_reply(error: Exception, call: Call, entry: Entry) -> Reply:
+    """What a call that raised this is answered."""
+    if isinstance(error, VarlinkError):
+        return entry.end_in(error)
+    if isinstance(error, DBusError):
+        _note_missing_right(call, error)
+        return entry.end_in(to_varlink_error(error, entry.objects))
+    journal.bug(f"Bug in {call.method}")
+    return entry.end_in(Failed("", "internal error of machine1-bridge, see its journal"))
 
 
 def _note_missing_right(call: Call, error: DBusError) -> None:

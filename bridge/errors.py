@@ -58,6 +58,12 @@ class MethodNotImplemented(VarlinkError):
         super().__init__(method=method)
 
 
+class ExpectedMore(VarlinkError):
+    """The method may have several replies, and the call did not say that it takes more than one."""
+
+    name = "org.varlink.service.ExpectedMore"
+
+
 class InvalidParameter(VarlinkError):
     """`parameter` is a path such as `args[2]`; `reason` is for people, the standard has no such field."""
 

@@ -123,7 +123,7 @@ def serialise_reply(reply: Reply) -> bytes:
     Parameters that are absent, null and {} mean the same (UAPI.20), but not every client library knows. A reply
     without parameters has to leave them out for zlink 0.7. An error of the interface without parameters has to have
     null: zlink fails on {}, emersion/go-varlink where they are absent. Any other error has to have {}, or zlink takes
-    it for success.
+    it for success. sd-json takes no DEL in a text unless it is escaped, though JSON (RFC 8259) does.
     """
     if reply.message:
         return reply.message
@@ -133,7 +133,9 @@ def serialise_reply(reply: Reply) -> bytes:
         envelope = {"error": reply.error, "parameters": reply.parameters or nothing}
     elif reply.parameters:
         envelope = {"parameters": reply.parameters}
-    message = _encode(envelope).encode() + b"\0"
+    if reply.stream is not None:
+        envelope["continues"] = True
+    message = _encode(envelope).encode().replace(b"\x7f", b"\\u007f") + b"\0"
     if reply.shared:
         reply.message = message
     return message

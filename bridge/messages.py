@@ -4,7 +4,7 @@
 import select
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from jeepney.fds import FileDescriptor
 
@@ -51,17 +51,32 @@ class Call:
     upgrade: bool = False
 
 
+class Stream(Protocol):
+    """Makes the replies to a call with `more` that follow its first one: the `stream` of each but the last.
+
+    The next one is asked for when the one before has been sent, so a client that does not read holds one reply. What a
+    stream itself keeps for a slow client, such as events, it has to bound.
+    """
+
+    async def next(self) -> "Reply":
+        """The next reply, however long it takes to come; after `close` soon any, which is not sent."""
+
+    def close(self) -> None:
+        """Let go of everything: this was the last reply, the client has left, or the service ends. May come twice."""
+
+
 @dataclass(slots=True)
 class Reply:
     """One answer: parameters, or an error's name and its parameters. Owns its file descriptors until they are sent.
 
-    One that is `shared` answers many calls of one method. Nobody changes it once it has become a `message`, which all
-    of them get.
+    One with a `stream` is followed by others (`continues`). One that is `shared` answers many calls of one method, and
+    so has none. Nobody changes it once it has become a `message`, which all of them get.
     """
 
     parameters: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     fds: tuple[FileDescriptor, ...] = ()
+    stream: Stream | None = None
     shared: bool = field(default=False, compare=False)
     message: bytes = field(default=b"", compare=False)
 

@@ -169,13 +169,15 @@ class Method:
     """A function, and whether it is guarded: it changes something or opens a shell.
 
     `about` says which parameter names which object, `machine`, `image` or `new` (the name that an image is to get). One
-    of the service's `own` is for root and the user that the service runs as, whatever polkit would say.
+    of the service's `own` is for root and the user that the service runs as, whatever polkit would say. One that
+    `streams` may have several replies, so it can be called with `more` alone; see messages.Stream.
     """
 
     function: Callable[[Machined, Parameters], Awaitable[Reply]]
     guarded: bool
     about: Mapping[str, str]
     own: bool = False
+    streams: bool = False
 
     def objects(self, parameters: Parameters) -> dict[str, str]:
         """The objects that a call is about, by kind. Of parameters that are not validated, what can be a name."""

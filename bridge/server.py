@@ -2,7 +2,8 @@
 """The only module that talks to clients: who they are, their bytes in, replies and file descriptors out.
 
 A connection has one call under way at a time and its reply sent before the next begins, so calls are answered in
-order and a client that does not read stops nobody but itself. File descriptors from clients are never received:
+order and a client that does not read stops nobody but itself. The same holds for a call with several replies: each is
+made when the one before it was sent, in a turn of its own. File descriptors from clients are never received:
 recv(2) without room for them makes the kernel drop them.
 """
 
@@ -22,7 +23,7 @@ from .activation import Listener
 from .framing import ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_reply
 from .limits import Limits
 from .loop import HANGUP, READ, WRITE, Future, Loop, Share, Timer
-from .messages import Call, Peer, Reply
+from .messages import Call, Peer, Reply, Stream
 
 P = ParamSpec("P")
 
@@ -41,6 +42,8 @@ DEBTS_MAX = 1000
 
 class Dispatcher(Protocol):
     def answer(self, call: Call, peer: Peer) -> Coroutine[Future[Any], None, Reply]: ...
+
+    def follow(self, call: Call, peer: Peer, stream: Stream) -> Coroutine[Future[Any], None, Reply]: ...
 
 
 class User:
@@ -248,6 +251,7 @@ class Connection:
         self._reader = Reader(self._bounds.message_bytes)
         self._buffered = 0
         self._held = 0  # bytes that the call under way takes
+        self._stream: tuple[Call, Stream] | None = None  # what makes the next reply to the call under way
         self._call: Call | None = None
         self._reply: Reply | None = None
         self._outgoing = memoryview(b"")
@@ -265,6 +269,8 @@ class Connection:
         """Close as soon as the call under way, if any, is answered."""
         self._finishing = True
         self.peer.left.resolve(None)
+        if self._stream is not None:
+            _close_stream(self._stream[1])
         if self._reply is not None:
             self._be_patient(FINISHING_MAX, "did not read its reply", anew=True)
         self._safely(self._go_on)
@@ -333,8 +339,11 @@ class Connection:
             raise ProtocolError("too much of users waits to be read")
 
     def _go_on(self) -> None:
-        """Begin what can be begun: the next call, more reading, or the end."""
+        """Begin what can be begun: the next reply or call, more reading, or the end."""
         if self._closed or self._busy:
+            return
+        if self._stream is not None:
+            self._follow(*self._stream)
             return
         message = None if self._finishing else self._reader.next_message()
         if message is not None:
@@ -364,26 +373,37 @@ class Connection:
 
     def _begin(self, call: Call) -> None:
         self._call = call
-        self._share.start(self._answered(call), lambda reply: self._finished(call, reply))
+        self._share.start(self._made(self._dispatcher.answer(call, self.peer)), partial(self._finished, call))
+
+    def _follow(self, call: Call, stream: Stream) -> None:
+        self._call = call
+        self._share.start(self._made(self._dispatcher.follow(call, self.peer, stream)), partial(self._finished, call))
 
     def _after_reply(self) -> None:
-        """One call a turn, so the next one waits for the next."""
-        if self._reply is None and self._reader.size:
+        """One call or reply a turn, so the next one waits for the next."""
+        if self._reply is None and (self._reader.size or self._stream is not None):
             self._go_on_later()
         else:
             self._go_on()
 
-    async def _answered(self, call: Call) -> Reply | None:
+    async def _made(self, reply: Coroutine[Future[Any], None, Reply]) -> Reply | None:
         """The dispatcher's reply; None if it raised what it promised not to raise."""
         try:
-            return await self._dispatcher.answer(call, self.peer)
+            return await reply
         except Exception:
             journal.bug("Bug, closing a connection")
             return None
 
     def _finished(self, call: Call, reply: Reply | None) -> None:
         self._call = None
-        self._held = 0
+        if reply is not None and reply.stream is not None:
+            self._stream = call, reply.stream
+            if self._gone or call.oneway:
+                self._end_stream()
+        else:
+            self._held = 0
+            if self._stream is not None:
+                self._end_stream()
         if self._closed or reply is None or call.oneway or self._gone:
             if reply is not None:
                 fds.close_untaken(reply.fds, self._share.call_later)
@@ -481,6 +501,13 @@ class Connection:
         self.peer.left.resolve(None)
         self._share.unwatch(self._socket.fileno())
         self._drop_reply()
+        self._end_stream()
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            _close_stream(self._stream[1])
+            self._stream = None
+            self._held = 0
 
     def _drop_reply(self) -> None:
         if self._reply is not None:
@@ -501,6 +528,13 @@ class Connection:
         self._account()
         if self._call is None:
             self._server.closed(self)
+
+
+def _close_stream(stream: Stream) -> None:
+    try:
+        stream.close()
+    except Exception:
+        journal.bug("Bug, a stream may not be closed")
 
 
 def bounds_of(uid: int, limits: Limits) -> Bounds:

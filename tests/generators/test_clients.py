@@ -7,7 +7,6 @@ machined is a fake one, on a bus of its own, so that each kind of reply comes. T
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ import varlink
 from tests.integration.conftest import Bridge
 from tests.integration.fake_machined import Bus, FakeMachined
 
-from .conftest import ZLINK, run, varlink_go_package, write_crate, zlink_source
+from .conftest import go_program, run, varlink_go_package, zlink_program
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="not root, whom alone the service lets change something")
 
@@ -76,20 +75,14 @@ Check: InvalidParameter parameters.name
 def test_varlink_go_client(go: Path, socket_path: str) -> None:
     """An error without parameters comes as *varlink.Error with its name: varlink/go makes its own type only of {}."""
     varlink_go_package(go)
-    (go / "client").mkdir(exist_ok=True)
-    shutil.copy(Path(__file__).with_name("client.go"), go / "client" / "main.go")
-    run("go", "build", "-o", f"{go}/bin/", "./client", cwd=go)
+    client = go_program(go, Path(__file__).with_name("client.go"))
     errors = ("io.machine1.TooManyOperations", "io.machine1.Timeout", "org.varlink.service.PermissionDenied")
-    assert run(go / "bin" / "client", socket_path) == PRINTED.format(*(f"untyped {error}" for error in errors))
+    assert run(client, socket_path) == PRINTED.format(*(f"untyped {error}" for error in errors))
 
 
 @pytest.mark.generators
 def test_zlink_client(cargo: Path, socket_path: str) -> None:
-    tokio = 'tokio = { version = "1", features = ["macros", "rt"] }\n'
-    sources = {"lib.rs": zlink_source(cargo), "main.rs": Path(__file__).with_name("client.rs").read_text()}
-    crate = write_crate(cargo, "client-zlink", f'zlink = "={ZLINK}"\n{tokio}', sources)
-    run("cargo", "build", "--quiet", cwd=crate)
-    printed = run(crate / "target" / "debug" / "client-zlink", socket_path)
+    printed = run(zlink_program(cargo, Path(__file__).with_name("client.rs")), socket_path)
     assert printed == PRINTED.format("TooManyOperations", "Timeout", "PermissionDenied")
 
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 
 from .conftest import (
-    VARLINK,
     VARLINK_RUST,
     ZLINK,
-    cargo_generator,
-    fresh,
-    go_generator,
+    emersion_package,
     run,
     varlink_go_package,
+    varlink_rust_source,
     write_crate,
     zlink_source,
 )
@@ -31,10 +29,7 @@ def test_varlink_go(go: Path) -> None:
 
 
 def test_emersion_go_varlink(go: Path) -> None:
-    generator = go_generator(go, "github.com/emersion/go-varlink/cmd/varlinkgen")
-    package = fresh(go / "machine1api")
-    run(generator, "-i", VARLINK, "-n", "machine1api", "-o", package / "machine1api.go")
-    generated = (package / "machine1api.go").read_text()
+    generated = (emersion_package(go) / "machine1api.go").read_text()
     assert "type OpenMachineShellOut struct" in generated
     assert "type NoSuchMachineError struct" in generated
     run("go", "vet", "./machine1api", cwd=go)
@@ -50,8 +45,7 @@ def test_zlink(cargo: Path) -> None:
 
 
 def test_varlink_rust(cargo: Path) -> None:
-    generator = cargo_generator(cargo, "varlink_generator", VARLINK_RUST, "varlink-rust-generator")
-    generated = run(generator, VARLINK)
+    generated = varlink_rust_source(cargo)
     assert "fn open_machine_shell" in generated
     assert "NoSuchMachine_Args" in generated
     crate = write_crate(cargo, "with-varlink", f'varlink = "={VARLINK_RUST}"\n', {"lib.rs": generated})

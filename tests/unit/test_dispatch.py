@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from jeepney.fds import FileDescriptor
 from jsonschema import Draft202012Validator
 
 from bridge import __version__, audit, introspection, journal
@@ -25,9 +27,9 @@ from bridge.errors import (
     VarlinkError,
 )
 from bridge.loop import Future, Loop
-from bridge.machined import BRIDGE_DENIED
+from bridge.machined import BRIDGE_DENIED, Machined
 from bridge.messages import Call, Peer, Reply
-from bridge.methods import METHODS
+from bridge.methods import METHODS, Method, Parameters
 from bridge.policy import Policy, parse
 from bridge.polkit import Polkit
 
@@ -554,6 +556,101 @@ def test_a_method_sees_no_null() -> None:
 def test_more_and_oneway_are_answered_as_any_other(more: bool, oneway: bool) -> None:
     """`more` permits several replies, one is enough; `oneway` is the server's affair."""
     assert answer(Call("io.machine1.ListMachines", more=more, oneway=oneway)) == Reply({"machines": []})
+
+
+# --- several replies ------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """A list of machines again and again, an error, or a reply as it is."""
+
+    def __init__(self, *outcomes: list[str] | Exception | Reply) -> None:
+        self._outcomes = list(outcomes)
+
+    async def next(self) -> Reply:
+        outcome = self._outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        if isinstance(outcome, Reply):
+            return outcome
+        return Reply({"machines": [{"name": name} for name in outcome]}, stream=self if self._outcomes else None)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    async def method(self, machined: Machined, parameters: Parameters) -> Reply:
+        return await self.next()
+
+
+WATCH = Call("io.machine1.ListMachines", more=True)
+SHOWS_WEB = policy('preset = "read-only"\nmachines = ["web*"]\n')
+
+
+def dispatcher(watch: Watch, decides: Policy = SHOWS_WEB, guarded: bool = False) -> Dispatcher:
+    methods = METHODS | {WATCH.method: Method(watch.method, guarded, {"machine": "name"}, streams=True)}
+    return Dispatcher(CONTRACT, Authorizer(decides, FakePolkit()), FakeMachined(), Control(lambda: None), methods)
+
+
+def test_each_reply_of_a_stream_shows_what_the_policy_shows() -> None:
+    watch = Watch(["web1", "db"], ["db"], ["web2"])
+    ways = dispatcher(watch)
+    replies = [result_of(ways.answer(WATCH, USER))]
+    while (stream := replies[-1].stream) is not None:
+        replies.append(result_of(ways.follow(WATCH, USER, stream)))
+    assert [[machine["name"] for machine in reply.parameters["machines"]] for reply in replies] == [
+        ["web1"],
+        [],
+        ["web2"],
+    ]
+
+
+def test_a_stream_ends_when_another_policy_does_not_allow_it() -> None:
+    watch = Watch(["web1"], ["web2"])
+    ways = dispatcher(watch)
+    assert result_of(ways.answer(WATCH, USER)).stream is watch
+    ways._authorizer.policy = policy("")
+    reply = result_of(ways.follow(WATCH, USER, watch))
+    assert (reply.error, reply.stream) == ("org.varlink.service.PermissionDenied", None)
+
+
+@pytest.mark.parametrize("oneway", [False, True])
+def test_who_takes_one_reply_gets_none_of_a_method_that_streams(oneway: bool) -> None:
+    reply = result_of(dispatcher(Watch()).answer(Call(WATCH.method, oneway=oneway), USER))
+    assert reply == Reply(error="org.varlink.service.ExpectedMore")
+
+
+def test_who_may_not_call_it_is_not_told_that_a_method_streams() -> None:
+    reply = result_of(dispatcher(Watch(), policy("")).answer(Call(WATCH.method), USER))
+    assert reply.error == "org.varlink.service.PermissionDenied"
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (Busy("x"), "io.machine1.Busy"),
+        (DBusError("org.freedesktop.DBus.Error.LimitsExceeded", "no"), "io.machine1.TooManyOperations"),
+        (ZeroDivisionError(), "io.machine1.Failed"),
+    ],
+)
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_stream_may_end_in_an_error(lines: list[Line], raised: Exception, error: str, guarded: bool) -> None:
+    ways = dispatcher(watch := Watch(raised), ALL, guarded)
+    reply = result_of(ways.follow(WATCH, ROOT, watch))
+    assert (reply.error, reply.stream) == (error, None)
+    bugs = [line.priority for line in lines if "Bug" in line.message]
+    assert bugs == [journal.ERROR] * isinstance(raised, ZeroDivisionError)
+    # As each end of a guarded call.
+    outcomes = [line.fields["MACHINE1_OUTCOME"] for line in lines if "MACHINE1_OUTCOME" in line.fields]
+    assert outcomes == [error] * guarded
+
+
+def test_nothing_follows_when_the_service_stops() -> None:
+    client = peer(1000)
+    client.left.resolve(None)
+    late = Reply(fds=(FileDescriptor(os.open(os.devnull, os.O_RDONLY)),))
+    reply = result_of(dispatcher(watch := Watch(late)).follow(WATCH, client, watch))
+    assert reply == Reply({"reason": "machine1-bridge stops"}, error="io.machine1.Unavailable")
+    assert "closed" in repr(late.fds[0])
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------

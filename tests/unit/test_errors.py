@@ -26,6 +26,7 @@ STANDARD = {
     "org.varlink.service.InterfaceNotFound": {"interface"},
     "org.varlink.service.MethodNotFound": {"method"},
     "org.varlink.service.MethodNotImplemented": {"method"},
+    "org.varlink.service.ExpectedMore": set(),
     "org.varlink.service.InvalidParameter": {"parameter", "reason"},
     "org.varlink.service.PermissionDenied": set(),
     "io.systemd.InteractiveAuthenticationRequired": set(),

@@ -428,9 +428,32 @@ def test_the_limit_without_another_is_that_of_the_module() -> None:
         (Reply({"x": "ä\U0001f600"}), '{"parameters":{"x":"ä\U0001f600"}}\0'.encode()),
         # The only NUL is the one at the end.
         (Reply({"x": "a\0b"}), b'{"parameters":{"x":"a\\u0000b"}}\0'),
+        # sd-json hangs up on a bare DEL.
+        (Reply({"\x7f": "\\\x7f\\"}), b'{"parameters":{"\\u007f":"\\\\\\u007f\\\\"}}\0'),
     ],
 )
 def test_a_reply_is_written(reply: Reply, message: bytes) -> None:
+    assert serialise_reply(reply) == message
+
+
+class Endless:
+    """The stream of a reply that others follow."""
+
+    async def next(self) -> Reply:
+        return Reply(stream=self)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply(stream=Endless()), b'{"continues":true}\0'),
+        (Reply({"x": 1}, stream=Endless()), b'{"parameters":{"x":1},"continues":true}\0'),
+    ],
+)
+def test_a_reply_that_others_follow_says_so(reply: Reply, message: bytes) -> None:
     assert serialise_reply(reply) == message
 
 

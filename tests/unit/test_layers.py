@@ -50,7 +50,7 @@ LEAVES = ["activation", "loop", "limits", "fds", "errors", "journal", "__init__"
 # Who may import what. `asyncio` costs half a cold start, see loop.py.
 ALLOWED = {
     "socket": {"service", "stdio", "shell", "server", "activation", "bus", "fds", "journal"},
-    "jeepney": {"server", "polkit", "machined", "reads", "remembered", "bus", "fds", "messages"},
+    "jeepney": {"stdio", "server", "polkit", "machined", "reads", "remembered", "bus", "fds", "messages"},
     "jsonschema": {"contract"},
     "varlink": {"introspection"},
     "tomllib": {"policy"},

@@ -26,13 +26,45 @@ from bridge import loop as loop_module
 from bridge.framing import ROOT, Bounds
 from bridge.limits import Limits
 from bridge.loop import Future, Loop, Share
-from bridge.messages import Call, Peer, Reply
+from bridge.messages import Call, Peer, Reply, Stream
 from bridge.server import Server
 
 from .conftest import Line
 
 RECEIVE_SIZE = 1 << 20
 BIG = 1 << 20  # more than the buffers of a UNIX socket hold
+
+
+class FakeStream:
+    """Replies `{"n": 1}` and so on, to `last` or without end; each at once or, if `held`, when a test gives it."""
+
+    def __init__(self, loop: Loop, last: int = -1, size: int = 0, held: bool = False) -> None:
+        self._loop = loop
+        self._last, self._filling, self._held = last, {"big": "x" * size} if size else {}, held
+        self.asked = 0
+        self.closed = False
+        self.waiting: Future[None] | None = None
+
+    async def next(self) -> Reply:
+        self.asked += 1
+        number = self.asked
+        if self._held and not self.closed:
+            self.waiting = Future[None](self._loop)
+            await self.waiting
+            self.waiting = None
+        return self.reply(number)
+
+    def reply(self, number: int) -> Reply:
+        return Reply({"n": number, **self._filling}, stream=None if number == self._last else self)
+
+    def give(self) -> None:
+        assert self.waiting is not None
+        self.waiting.resolve(None)
+
+    def close(self) -> None:
+        self.closed = True
+        if self.waiting is not None:
+            self.waiting.resolve(None)
 
 
 class FakeDispatcher:
@@ -45,6 +77,7 @@ class FakeDispatcher:
         self.held: list[Future[Reply]] = []
         self.shared = Reply({"x": "y"}, shared=True)
         self.pty: list[FileDescriptor] = []
+        self.streams: list[FakeStream] = []
 
     @property
     def asked(self) -> list[object]:
@@ -66,11 +99,20 @@ class FakeDispatcher:
             return Reply({"big": "x" * BIG, **call.parameters})
         if call.method == "t.Shared":
             return self.shared
+        if call.method == "t.Stream":
+            self.streams.append(FakeStream(self._loop, **call.parameters))
+            return self.streams[-1].reply(0)
         if call.method == "t.Fd":
             return Reply(dict(call.parameters), fds=(self.open(),))
         if call.method == "t.BigFd":
             return Reply({"big": "x" * BIG, **call.parameters}, fds=(self.open(),))
         return Reply(dict(call.parameters))
+
+    async def follow(self, call: Call, peer: Peer, stream: Stream) -> Reply:
+        assert (call, peer) in zip(self.calls, self.peers, strict=True)
+        self.calls.append(call)
+        self.peers.append(peer)
+        return await stream.next()
 
     def open(self) -> FileDescriptor:
         fd = FileDescriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
@@ -1925,4 +1967,212 @@ def test_the_bounds_of_a_call_are_those_of_its_user(
         else:
             assert client.hung_up()
     assert len(logged) == (not answered)
+    assert stage.client().echo()
+
+
+# --- several replies to one call ------------------------------------------------------------------------------------
+
+
+def streamed(*numbers: int, last: bool = False) -> list[Any]:
+    """Replies of a stream; the last of them its last one."""
+    replies: list[Any] = [{"parameters": {"n": n}, "continues": True} for n in numbers]
+    if last:
+        del replies[-1]["continues"]
+    return replies
+
+
+def test_all_replies_but_the_last_say_that_another_comes(stage: Stage, client: Client) -> None:
+    client.send_bytes(message("t.Stream", {"last": 4}, more=True) + message("t.Echo", {"n": 9}))
+    assert client.receive(6) == streamed(0, 1, 2, 3, 4, last=True) + echoes(9)
+    (stream,) = stage.dispatcher.streams
+    assert (stream.asked, stream.closed) == (4, True)
+    client.send("t.Stream", {"last": 1}, more=True)
+    assert client.receive(2) == streamed(0, 1, last=True)
+
+
+def test_a_reply_that_follows_goes_when_it_is_there(stage: Stage, client: Client) -> None:
+    client.send("t.Stream", {"held": True}, more=True)
+    assert client.receive() == streamed(0)
+    (stream,) = stage.dispatcher.streams
+    for n in range(1, 4):
+        client.send("t.Echo", {"n": n})
+        assert client.silent()
+        stream.give()
+        assert client.receive() == streamed(n)
+    assert stage.client().echo()
+    assert len(poll_times(stage, 0.1)) < 20
+
+
+def test_a_reply_is_made_when_the_one_before_was_sent(stage: Stage, user: Client) -> None:
+    """Who does not read has one reply wait, however many there are."""
+    user.send("t.Stream", {"size": BIG}, more=True)
+    stage.turn(0.1)
+    (stream,) = stage.dispatcher.streams
+    assert stream.asked == 0
+    for n in range(3):
+        assert BIG // 4 < stage.server._buffered < BIG + 1000
+        (reply,) = user.receive()
+        assert reply["parameters"]["n"] == n
+        stage.turn()
+        assert stream.asked == n + 1
+    assert stage.client().echo()
+
+
+def test_a_call_takes_its_bytes_until_its_last_reply(stage: Stage, user: Client) -> None:
+    call = message("t.Stream", {"held": True, "last": 2}, more=True)
+    user.send_bytes(call)
+    user.receive()
+    assert stage.server._buffered == server.memory_of(call[:-1])
+    stage.dispatcher.streams[0].give()
+    user.receive()
+    assert stage.server._buffered == server.memory_of(call[:-1])
+    stage.turn()
+    stage.dispatcher.streams[0].give()
+    user.receive()
+    assert stage.server._buffered == 0
+
+
+def reads(client: Client) -> bool:
+    client.look()
+    return True
+
+
+def test_a_stream_without_end_takes_turns(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other users, and with other connections of its own; each reply is one."""
+    clients_of(monkeypatch, USER, USER, USER + 1)
+    greedy, sibling, other = stage.client(), stage.client(), stage.client()
+    greedy.send("t.Stream", {}, more=True)
+    greedy.receive(10)
+    (stream,) = stage.dispatcher.streams
+    for client in (sibling, other):
+        waited = []
+        for n in range(20):
+            before = len(stage.dispatcher.calls)
+            client.send("t.Echo", {"n": n})
+            stage.until(lambda: reads(greedy) and n in stage.dispatcher.asked[before:])  # noqa: B023
+            waited.append(stage.dispatcher.asked[before:].index(n))
+            assert client.receive() == echoes(n)
+        # As in test_a_quiet_user_does_not_wait_for_one_that_floods; but when this machine pauses in a turn of the quiet
+        # one, that is taken for its own time, and the stream has as much.
+        assert sorted(waited)[10] <= 2
+    greedy.close()
+    stage.until(lambda: stream.closed)
+    asked = stream.asked
+    stage.turn()
+    assert stream.asked == asked
+
+
+@pytest.mark.parametrize("parameters", [{"held": True}, {"size": BIG}, {}], ids=["waits", "lies", "flows"])
+def test_a_stream_ends_when_its_client_leaves(stage: Stage, user: Client, parameters: dict[str, Any]) -> None:
+    """And what the client sent before it left is still done."""
+    user.send_bytes(message("t.Stream", parameters, more=True) + message("t.Echo", {"n": 5}, oneway=True))
+    stage.until(lambda: bool(stage.dispatcher.streams))
+    stage.turn()
+    user.close()
+    (stream,) = stage.dispatcher.streams
+    stage.until(lambda: stream.closed)
+    stage.until(lambda: not stage.server._connections)
+    assert stage.dispatcher.asked[-1] == 5
+    assert stage.server._buffered == 0
+
+
+def test_a_stream_goes_on_for_a_client_that_says_no_more(stage: Stage, client: Client) -> None:
+    client.send("t.Stream", {"held": True, "last": 1}, more=True)
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.receive() == streamed(0)
+    assert len(poll_times(stage, 0.1)) < 20
+    stage.dispatcher.streams[0].give()
+    assert client.receive() == streamed(1, last=True)
+    assert client.hung_up()
+
+
+@pytest.mark.parametrize("oneway", [False, True])
+def test_a_stream_that_comes_too_late_is_closed(stage: Stage, client: Client, oneway: bool) -> None:
+    """Its client left before the first reply, or never wanted one."""
+    client.send("t.Hold", oneway=oneway)
+    stage.turn()
+    if not oneway:
+        client.close()
+        stage.turn()
+    stream = FakeStream(stage.loop)
+    stage.dispatcher.release(stream.reply(0))
+    stage.until(lambda: stream.closed)
+    assert client.echo() if oneway else stage.client().echo()
+    assert stream.asked == 0
+
+
+def test_stop_ends_a_stream(stage: Stage, client: Client) -> None:
+    """With the reply that it had been asked for; the dispatcher makes that an error."""
+    client.send("t.Stream", {"held": True, "last": 1}, more=True)
+    assert client.receive() == streamed(0)
+    stage.turn()
+    stage.server.stop()
+    stage.until(lambda: stage.ended)
+    assert client.receive() == streamed(1, last=True)
+    assert client.hung_up()
+
+
+def test_stop_sends_what_a_stream_has_begun(stage: Stage, client: Client) -> None:
+    client.send("t.Stream", {"size": BIG, "last": 1}, more=True)
+    stage.turn()
+    stage.server.stop()
+    assert stage.dispatcher.streams[0].closed
+    stage.turn()
+    assert not stage.ended
+    assert [reply["parameters"]["n"] for reply in client.receive(2)] == [0, 1]
+    stage.until(lambda: stage.ended)
+
+
+def test_a_reply_that_follows_may_be_left_lying_as_long_as_any(stage: Stage, user: Client, clock: Clock) -> None:
+    """And one may be waited for for ever."""
+    user.send("t.Stream", {"held": True, "size": BIG}, more=True)
+    user.receive()
+    (stream,) = stage.dispatcher.streams
+    clock.advance(10_000)
+    stream.give()
+    clock.advance(60 - MOMENT)
+    assert not stream.closed
+    user.receive()
+    stage.turn()
+    stream.give()
+    clock.advance(60 - MOMENT)
+    assert not stream.closed
+    clock.advance(MOMENT)
+    assert stream.closed
+    assert not stage.server._connections
+
+
+def test_a_descriptor_of_a_stream_is_not_mistaken_for_one_of_the_reply_before(
+    stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.send("t.Stream", {"held": True}, more=True)
+    stage.turn()
+    (stream,) = stage.dispatcher.streams
+    reply = Reply({"n": 1}, fds=(stage.dispatcher.open(),))
+    monkeypatch.setattr(stream, "reply", lambda _: reply)
+    stream.give()
+    stage.turn()
+    # The client has not read the first one yet.
+    assert client.receive(2) == [*streamed(0), {"parameters": {"n": 1}}]
+    assert [number for _, number in client.received] == [0, 1]
+
+
+@pytest.mark.parametrize("where", ["next", "close"])
+def test_a_bug_in_a_stream_ends_no_more_than_its_connection(
+    stage: Stage, user: Client, logged: list[Line], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def wrong(_stream: FakeStream) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FakeStream, where, wrong)
+    user.send("t.Stream", {"last": 1}, more=True)
+    if where == "next":
+        assert user.receive() == streamed(0)
+        assert user.hung_up()
+        assert stage.dispatcher.streams[0].closed
+    else:
+        assert user.receive(2) == streamed(0, 1, last=True)
+        assert user.echo()
+    assert [line.message for line in logged if "Bug" in line.message] != []
+    logged.clear()
     assert stage.client().echo()
