@@ -240,8 +240,10 @@ class Report:
             service.close()
 
     def _info(self, reply: Mapping[str, Any]) -> str:
-        if reply["version"] != __version__:
-            self._wrong(f"the service that runs is {reply['version']}, installed is {__version__}: restart it")
+        # The interface's may follow it, in parentheses.
+        runs, _, _ = str(reply["version"]).partition(" ")
+        if runs != __version__:
+            self._wrong(f"the service that runs is {runs}, installed is {__version__}: restart it")
         return f"{reply['product']} {reply['version']}, {', '.join(reply['interfaces'])}"
 
     def _versions(self, systemd: Outcome, polkit: Outcome) -> None:

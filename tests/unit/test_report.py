@@ -186,12 +186,14 @@ def test_a_service_that_does_not(
     assert problem.startswith(f"! {method}: {said}")
 
 
+@pytest.mark.parametrize("interface", ["", " (io.machine1 1.0)"])
 def test_a_service_of_another_version(
-    service: Service, programs: Callable[..., None], capfdbinary: pytest.CaptureFixture[bytes]
+    service: Service, programs: Callable[..., None], capfdbinary: pytest.CaptureFixture[bytes], interface: str
 ) -> None:
-    service.replies["org.varlink.service.GetInfo"] = {"parameters": INFO | {"version": "0.0.9"}}
-    problems = run(capfdbinary, "--socket", service.path)["wrong"]
-    assert f"! the service that runs is 0.0.9, installed is {__version__}: restart it" in problems
+    problem = f"! the service that runs is 0.0.9, installed is {__version__}: restart it"
+    for version, told in (("0.0.9", True), (__version__, False)):
+        service.replies["org.varlink.service.GetInfo"] = {"parameters": INFO | {"version": version + interface}}
+        assert (problem in run(capfdbinary, "--socket", service.path)["wrong"]) is told
 
 
 def test_programs_that_hang_hold_nobody_up_and_none_is_left(
