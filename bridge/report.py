@@ -154,13 +154,14 @@ class Report:
             *("busctl", "--system", "call", "org.freedesktop.machine1", "/org/freedesktop/machine1"),
             *("org.freedesktop.DBus.Peer", "Ping"),
         )
+        itself = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+        bus = self._start("busctl", "--system", "call", *itself, "GetId")
         actions = self._start("pkaction")
         account = self._start("getent", "passwd", USER)
         # The service may not call this: it is told so once the bus has read the policy for its user.
         refused = None
         if self._root:
-            bus = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames")
-            refused = self._start("busctl", "--system", "call", *bus, user=USER)
+            refused = self._start("busctl", "--system", "call", *itself, "ListNames", user=USER)
         asked: list[str] = []
         self._section("service", self._ask, into=asked)
         # Only now: what was asked has started what can be started.
@@ -174,7 +175,7 @@ class Report:
         self._section("socket", self._socket)
         self._lines += asked
         self._section("policies", self._policies)
-        self._section("machined", lambda: self._machined(machined.outcome()))
+        self._section("bus", lambda: self._answers(bus.outcome(), machined.outcome()))
         self._section("rights", lambda: self._rights(account, actions, refused))
         self._section("limits", self._limits)
         if journal is not None:
@@ -360,11 +361,12 @@ class Report:
             self._wrong(f"{shown} is newer than the service that follows it: restart {self.names.unit(unit['Id'])}")
         return None
 
-    def _machined(self, ping: Outcome) -> None:
-        if ping.failure:
-            self._fails("machined on the bus", ping.failure)
-        else:
-            self._say("machined on the bus", "answers")
+    def _answers(self, bus: Outcome, machined: Outcome) -> None:
+        for what, outcome in (("system bus", bus), ("machined on the bus", machined)):
+            if outcome.failure:
+                self._fails(what, outcome.failure)
+            else:
+                self._say(what, "answers")
 
     def _rights(self, account: Program, actions: Program, refused: Program | None) -> None:
         """Is there what lets the service do its work, and has it been read?"""

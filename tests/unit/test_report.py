@@ -20,7 +20,7 @@ from bridge.policy import PolicyError, parse
 from bridge.probe import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SECTIONS = ["wrong", "versions", "units", "socket", "service", "policies", "machined", "rights", "limits"]
+SECTIONS = ["wrong", "versions", "units", "socket", "service", "policies", "bus", "rights", "limits"]
 PROGRAMS = ("systemctl", "busctl", "pkaction", "getent", "journalctl", "pkcheck")
 PRIVATE = "honeypot"
 INFO = {"vendor": "v", "product": "machine1-bridge", "version": __version__, "url": "u", "interfaces": ["io.machine1"]}
