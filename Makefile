@@ -36,7 +36,11 @@ $(VENV)/ready: pyproject.toml
 /usr/sbin/ip:
 	apt-get update -q && apt-get install -y -q iproute2
 
-test: lint /usr/bin/dbus-daemon /usr/sbin/ip build/bench-client
+# They read the manual pages as two different programs for that do.
+/usr/bin/groff /usr/bin/mandoc:
+	apt-get update -q && apt-get install -y -q groff-base mandoc
+
+test: lint /usr/bin/dbus-daemon /usr/sbin/ip /usr/bin/groff /usr/bin/mandoc build/bench-client
 	$(RUN) -m pytest
 
 lint: $(VENV)/ready

@@ -12,6 +12,10 @@ def main(arguments: list[str] | None = None) -> int:
         from .shell import main as shell
 
         return shell(arguments[1:])
+    if arguments[:1] == ["report"]:
+        from .report import main as report
+
+        return report(arguments[1:])
     if arguments[:1] == ["--stdio"]:
         from .stdio import main as stdio
 

@@ -161,10 +161,12 @@ def _parse(arguments: list[str]) -> Options:
 
     parser = argparse.ArgumentParser(
         prog="machine1-bridge",
-        usage="%(prog)s [OPTION...] | --stdio [--socket PATH] | shell [OPTION...] NAME [COMMAND [ARGUMENT...]]",
+        usage="%(prog)s [OPTION...] | --stdio [--socket PATH] | shell [OPTION...] NAME [COMMAND [ARGUMENT...]] |"
+        " report [OPTION...]",
         description="Offer systemd-machined as the Varlink interface io.machine1.",
         epilog="Without --listen, the sockets come from the service manager. With --stdio, speak for one client on"
-        " standard input and output. `shell --help` tells of shells. See machine1-bridge(8).",
+        " standard input and output. `shell --help` tells of shells, `report --help` of reports of what is wrong. See"
+        " machine1-bridge(8).",
     )
     parser.add_argument("--listen", metavar="PATH", action="append", default=[], help="listen on a UNIX socket at PATH")
     parser.add_argument(

@@ -105,6 +105,40 @@ def test_a_shell_ends_with_the_one_inside(terminal: Terminal) -> None:
     assert terminal.process.wait(20) == 0
 
 
+# --- completion -----------------------------------------------------------------------------------------------------
+
+COMPLETE = """
+source /usr/share/bash-completion/completions/machine1-bridge
+COMP_WORDS=(machine1-bridge "$@")
+COMP_CWORD=$#
+_machine1_bridge
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def complete(host: Host, *words: str, user: str | None = None) -> list[str]:
+    done = host.run(["bash", "--norc", "-c", COMPLETE, "bash", *words], user=user)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("user", [None, "nobody"])
+def test_names_of_machines_are_completed(host: Host, user: str | None) -> None:
+    assert complete(host, "shell", "", user=user) == [GUEST]
+    assert complete(host, "shell", GUEST[:3], user=user) == [GUEST]
+    assert complete(host, "shell", "nope", user=user) == []
+
+
+def test_completion_on_a_host_of_its_own(fresh_host: Host) -> None:
+    folder = fresh_host.path / "etc/machine1-bridge"
+    folder.mkdir(mode=0o755)
+    for name in ("box.toml", "$(kill $$).toml", "notes"):
+        (folder / name).write_text("")
+    assert complete(fresh_host, "--policy", "") == ["box"]
+    fresh_host.run(["systemctl", "stop", "machine1-bridge.socket", "machine1-bridge.service"])
+    assert complete(fresh_host, "shell", "") == []
+
+
 # --- standard input and output --------------------------------------------------------------------------------------
 
 

@@ -181,7 +181,7 @@ def test_installed_files(installer: ModuleType, root: Path) -> None:
     }
     assert os.readlink(root / "usr/bin/machine1-bridge") == "../lib/machine1-bridge/machine1-bridge"
     for path in root.rglob("*"):
-        executable = path.is_dir() or path.name == "machine1-bridge"
+        executable = path.is_dir() or path == library / "machine1-bridge"
         if not path.is_symlink() and path.parent.name != "__pycache__":
             assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path == library or executable else 0o644), path
 

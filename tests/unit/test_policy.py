@@ -538,9 +538,11 @@ def test_the_defaults_are_those_that_are_written_where_users_look() -> None:
     table = tomllib.loads(text)["limits"]
     defaults = {name.replace("_", "-"): value for name, value in asdict(Limits()).items()}
     assert table == defaults
-    manual = (SHIPPED.parent / "man" / "machine1-bridge.8").read_text().replace("\\-", "-")
-    rows = re.findall(r"^([a-z-]+)\t(\d+)\t", manual, re.MULTILINE)
-    assert {key: int(value) for key, value in rows} == defaults
+    manual = (SHIPPED.parent / "man" / "machine1-bridge.toml.5").read_text().replace("\\-", "-")
+    rows = re.findall(r"^([a-z-]+)\t(\d+)\t(\d+) to (\d+)$", manual, re.MULTILINE)
+    assert {key: int(value) for key, value, _, _ in rows} == defaults
+    ranges = {name.replace("_", "-"): limits for name, limits in RANGES.items()}
+    assert {key: (int(smallest), int(largest)) for key, _, smallest, largest in rows} == ranges
 
 
 @pytest.mark.parametrize("name", RANGES)
