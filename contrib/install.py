@@ -57,6 +57,7 @@ DATA_FILES = {
     "contrib/man/machine1-bridge.8": "share/man/man8/machine1-bridge.8",
     "LICENSE": "share/doc/machine1-bridge/LICENSE",
     "contrib/security.md": "share/doc/machine1-bridge/security.md",
+    "contrib/migration.md": "share/doc/machine1-bridge/migration.md",
     "contrib/policy/example-sandbox.toml": "share/doc/machine1-bridge/example-sandbox.toml",
     "contrib/systemd/no-polkit.conf": "share/doc/machine1-bridge/no-polkit.conf",
     "contrib/polkit/example.rules": "share/doc/machine1-bridge/example.rules",
