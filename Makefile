@@ -37,17 +37,26 @@ $(VENV)/ready: pyproject.toml
 /usr/sbin/ip:
 	apt-get update -q && apt-get install -y -q iproute2
 
-test: lint /usr/bin/dbus-daemon /usr/sbin/ip build/bench-client
+# They check the manual pages.
+/usr/bin/groff:
+	apt-get update -q && apt-get install -y -q groff-base
+
+/usr/bin/mandoc:
+	apt-get update -q && apt-get install -y -q mandoc
+
+test: lint /usr/bin/dbus-daemon /usr/sbin/ip /usr/bin/groff /usr/bin/mandoc build/bench-client
 	$(RUN) -m pytest
 
 lint: $(VENV)/ready
 	$(RUN) schema/derive.py --check
+	$(RUN) schema/manual.py --check
 	$(RUN) schema/released.py
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
 derive: $(VENV)/ready
 	$(RUN) schema/derive.py
+	$(RUN) schema/manual.py
 
 freeze: $(VENV)/ready
 	$(RUN) schema/released.py --release

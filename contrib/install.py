@@ -55,6 +55,7 @@ DATA_FILES = {
     "contrib/polkit/io.machine1.policy": "share/polkit-1/actions/io.machine1.policy",
     "contrib/dbus/machine1-bridge.conf": "share/dbus-1/system.d/machine1-bridge.conf",
     "contrib/man/machine1-bridge.8": "share/man/man8/machine1-bridge.8",
+    "contrib/man/io.machine1.7": "share/man/man7/io.machine1.7",
     "LICENSE": "share/doc/machine1-bridge/LICENSE",
     "contrib/security.md": "share/doc/machine1-bridge/security.md",
     "contrib/migration.md": "share/doc/machine1-bridge/migration.md",
