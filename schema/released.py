@@ -69,11 +69,15 @@ def surface(text: str) -> dict[str, Any]:
     return {**contract, "interfaces": list(contract["interfaces"]), "types": types}
 
 
-def without_words(value: object) -> object:
-    """The same without version and comments, to tell whether anything else has changed."""
+def same(one: Schema, other: Schema) -> bool:
+    """Whether two surfaces differ in nothing but their versions and comments."""
+    return without_comments({**one, "version": ""}) == without_comments({**other, "version": ""})
+
+
+def without_comments(value: object) -> object:
     if isinstance(value, dict):
-        return {key: without_words(member) for key, member in value.items() if key not in ("$comment", "version")}
-    return [without_words(item) for item in value] if isinstance(value, list) else value
+        return {key: without_comments(member) for key, member in value.items() if key != "$comment"}
+    return [without_comments(item) for item in value] if isinstance(value, list) else value
 
 
 # --- the rules -----------------------------------------------------------------------------------------------------
@@ -81,10 +85,10 @@ def without_words(value: object) -> object:
 
 def noticed(old: Schema, new: Schema) -> Iterator[str]:
     """Each change from one surface to another that an existing client would notice."""
-    for kind in ("interfaces", "types"):
-        for name in old[kind]:
-            if name not in new[kind]:
-                yield f"{kind[:-1]} {name} is gone"
+    for plural in ("interfaces", "types"):
+        for name in old[plural]:
+            if name not in new[plural]:
+                yield f"{plural[:-1]} {name} is gone"
     for name, method in old["methods"].items():
         if name not in new["methods"]:
             yield f"method {name} is gone"
@@ -95,6 +99,9 @@ def noticed(old: Schema, new: Schema) -> Iterator[str]:
         for error in method.get("errors", []):
             if error not in changed.get("errors", []):
                 yield f"{name}: error {error} is no longer what it ends in"
+        for key in sorted((method.keys() | changed.keys()) - {"parameters", "reply", "errors"}):
+            if method.get(key) != changed.get(key):
+                yield f"{name}: {key} was {method.get(key)} and is now {changed.get(key)}"
     for name, error in old["errors"].items():
         if name not in new["errors"]:
             yield f"error {name} is gone"
@@ -109,6 +116,8 @@ def struct(place: str, old: Schema, new: Schema, *, sent: bool) -> Iterator[str]
     kept = [name for name in before if name in after]
     if kept != (order := [name for name in after if name in before]):
         yield f"{place} order was {', '.join(kept)} and is now {', '.join(order)}"
+    if old["additionalProperties"] != new["additionalProperties"]:
+        yield f"{place} of another name was {allowed(old)} and is now {allowed(new)}"
     for name in before:
         spot = f"{place} {name}"
         if name not in after:
@@ -177,6 +186,10 @@ def kind(schema: Schema) -> str:
     return "enum" if "enum" in schema else name
 
 
+def allowed(schema: Schema) -> str:
+    return "taken" if schema["additionalProperties"] else "refused"
+
+
 def nullable(schema: Schema) -> bool:
     return "null" in schema["type"] if isinstance(schema["type"], list) else bool(schema["type"] == "null")
 
@@ -209,7 +222,7 @@ def objections(root: Path, now: Schema) -> Iterator[str]:
         yield f"version {now['version']} after {last}: what existing clients cannot use has another name"
     elif number(now["version"]) < number(last):
         yield f"version {now['version']} after {last}"
-    elif now["version"] == last and without_words(old) != without_words(now):
+    elif now["version"] == last and not same(old, now):
         major, minor = number(last)
         yield f"something is new since {last}: in the contract, set info.version to '{major}.{minor + 1}'"
 

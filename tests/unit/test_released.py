@@ -393,6 +393,11 @@ REFUSED = {
     "field of an error of another type": Row(
         put("failed fields message type", "integer"), "Failed: field message was string and is now integer"
     ),
+    "any parameter": Row(
+        put("kill parameters additionalProperties", True),
+        "KillMachine: parameter of another name was refused and is now taken",
+    ),
+    "something else of a method": Row(put("get more", True), "GetMachine: more was None and is now True"),
     "keyword without a rule": Row(
         put("kill takes signal multipleOf", 2),
         "KillMachine: parameter signal has multipleOf, about which there is no rule yet",
@@ -497,6 +502,13 @@ def test_what_is_new_needs_a_new_version(tree: Path, capsys: pytest.CaptureFixtu
     assert objections(tree, capsys) == [f"something is new since {LAST}: in the contract, set info.version to '{NEXT}'"]
     edit(tree, WIDER, (VERSION, f"version: '{NEXT}'"))
     assert objections(tree, capsys) == []
+
+
+def test_a_field_may_have_the_name_of_a_key() -> None:
+    surface = copy.deepcopy(NOW)
+    put("shell says version", MAYBE)(surface)
+    assert not released.same(NOW, surface)
+    assert released.same(NOW, {**NOW, "version": AFTER})
 
 
 def test_a_version_goes_up_and_keeps_its_first_number(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
