@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 3600
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help test lint derive bench fuzz soak truth demo demo-shell demo-down install uninstall clean
+.PHONY: help test lint derive freeze bench fuzz soak truth demo demo-shell demo-down install uninstall clean
 
 help:
 	@echo 'make demo        boot a host in namespaces with the bridge installed, and show what it does'
@@ -20,7 +20,8 @@ help:
 	@echo 'make bench       what a call, a start and the idle service cost, beside the native ways'
 	@echo 'make fuzz        look for inputs that break the service, FUZZ_SECONDS=$(FUZZ_SECONDS); findings are in build/fuzz'
 	@echo 'make install     DESTDIR=$(DESTDIR) PREFIX=$(PREFIX);  make uninstall  takes it out again'
-	@echo 'make derive      io.machine1.varlink and bridge/contract.json from schema/machine1.openapi.yaml'
+	@echo 'make derive      io.machine1.varlink, bridge/contract.json, io.machine1(7) from schema/machine1.openapi.yaml'
+	@echo 'make freeze      keep the interface as a release, which later ones are held against'
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || (apt-get update -q && apt-get install -y -q python3-venv)
@@ -45,11 +46,17 @@ test: lint /usr/bin/dbus-daemon /usr/sbin/ip /usr/bin/groff /usr/bin/mandoc buil
 
 lint: $(VENV)/ready
 	$(RUN) schema/derive.py --check
+	$(RUN) schema/manual.py --check
+	$(RUN) schema/released.py
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
 derive: $(VENV)/ready
 	$(RUN) schema/derive.py
+	$(RUN) schema/manual.py
+
+freeze: $(VENV)/ready
+	$(RUN) schema/released.py --release
 
 bench: $(VENV)/ready build/bench-client
 	$(RUN) -m tests.benchmarks.measure $(SUITES)

@@ -143,6 +143,7 @@ class Contract:
 
     def __init__(self, path: Path = PATH) -> None:
         document = json.loads(path.read_bytes())
+        self.version: str = document["version"]
         self.interfaces: dict[str, str] = document["interfaces"]
         self.methods: dict[str, dict[str, Any]] = document["methods"]
         self.errors: dict[str, dict[str, Any]] = document["errors"]

@@ -46,7 +46,11 @@ class Introspection:
             import varlink
 
             self._cached = varlink.Service(
-                vendor="machine1-bridge", product="machine1-bridge", version=__version__, url="man:machine1-bridge(8)"
+                vendor="machine1-bridge",
+                product="machine1-bridge",
+                # Two versions in one field, as systemd has them, since no client knows a field beside these.
+                version=f"{__version__} (io.machine1 {self._contract.version})",
+                url="man:machine1-bridge(8)",
             )
             for name, text in self._contract.interfaces.items():
                 self._cached.interfaces[name] = varlink.Interface(text)

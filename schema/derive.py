@@ -13,7 +13,9 @@ A development tool: it needs PyYAML, the service does not. How OpenAPI becomes V
 - x-rule says in words what a pattern wants, as they stand after "must be", and becomes $comment beside the pattern;
 - components/responses are errors, with the properties of their content as parameters; one with x-varlink-error belongs
   to another interface and is not derived;
-- summary and description become comments.
+- summary and description become comments, and info.version, MAJOR.MINOR, is the version of the interface.
+
+schema/manual.py makes the manual page of it, and schema/released.py holds it against what was released.
 
 Only what every generator of clients takes is let through (varlinkctl, varlink/go, emersion/go-varlink, zlink,
 varlink-rust); whatever else is refused with its place in the document. Nothing is dropped silently.
@@ -62,6 +64,7 @@ TYPE_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 FIELD_NAME = re.compile(r"[a-z](_?[A-Za-z0-9])*")
 ENUM_VALUE = re.compile(r"[a-z](_?[a-z0-9])*")
 RULE = re.compile(r"[a-z][ -~]*[!-~]")
+VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 INTEGER_RANGE = (-(2**63), 2**63 - 1)
 
 # `$` also matches before a final newline in Python's dialect; this matches at the very end in every dialect.
@@ -157,6 +160,7 @@ class Field:
     schema: dict[str, Any]
     comment: str
     required: bool
+    default: object = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,7 @@ class Error:
 @dataclass
 class Interface:
     comment: str
+    version: str
     types: list[Type] = field(default_factory=list)
     methods: list[Method] = field(default_factory=list)
     errors: list[Error] = field(default_factory=list)
@@ -224,7 +229,11 @@ class Reader:
         self.document = document
 
     def read(self) -> Interface:
-        interface = Interface(comment_of("info", self.document["info"]))
+        info = self.document["info"]
+        version = info.get("version")
+        if not isinstance(version, str) or not VERSION.fullmatch(version):
+            raise ContractError("info", f"the version has to be a text such as '1.0', not {version!r}")
+        interface = Interface(f"{comment_of('info', info)}\n\nThis is version {version} of the interface.", version)
         for name, schema in self.components("schemas"):
             if "properties" in schema or schema.get("type") == "object":
                 place = f"components.schemas.{name}"
@@ -344,9 +353,10 @@ class Reader:
         if not FIELD_NAME.fullmatch(name):
             raise ContractError(place, f"field name {name!r}: lower-case first, then letters, digits, single _ inside")
         varlink, schema = self.type(place, node, optional=not required)
+        resolved = self.resolve(place, node)[1]
         if comment is None:
-            comment = comment_of(place, self.resolve(place, node)[1])
-        return Field(name, varlink, schema, comment, required)
+            comment = comment_of(place, resolved)
+        return Field(name, varlink, schema, comment, required, resolved.get("default"))
 
     def type(self, place: str, node: dict[str, Any], *, optional: bool) -> tuple[str, dict[str, Any]]:
         """The Varlink type of a value and its JSON Schema. An optional value may also be null: Varlink's `?`."""
@@ -544,6 +554,7 @@ def varlink_text(interface: Interface) -> str:
 def contract_text(interface: Interface) -> str:
     service_interface = Path(__file__).with_name(f"{SERVICE_INTERFACE}.varlink").read_text(encoding="utf-8")
     contract = {
+        "version": interface.version,
         "interfaces": {INTERFACE: varlink_text(interface), SERVICE_INTERFACE: service_interface},
         "methods": {
             **{
@@ -583,14 +594,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ContractError as error:
         print(f"{CONTRACT}: {error}", file=sys.stderr)
         return 1
+    return settle(derived, options.root, program="derive.py", check=options.check)
+
+
+def settle(derived: Mapping[Path, str], root: Path, *, program: str, check: bool) -> int:
+    """Write what is not as it was derived, or only say so; the exit status."""
     status = 0
     for path, wanted in derived.items():
-        target = options.root / path
+        target = root / path
         found = target.read_text(encoding="utf-8") if target.exists() else ""
         if found == wanted:
             continue
-        if options.check:
-            print(f"{path} is out of date; run: python schema/derive.py", file=sys.stderr)
+        if check:
+            print(f"{path} is out of date; run: python schema/{program}", file=sys.stderr)
             print(difference(path, found, wanted), file=sys.stderr)
             status = 1
         else:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge import __version__
 from bridge.machined import READS
 from tests.client import Client
 
@@ -44,6 +45,8 @@ def test_the_interface_is_described(host: Host) -> None:
     info, description = host.inside(describe)
     assert info["interfaces"] == ["org.varlink.service", "io.machine1", "io.systemd.service"]
     assert info["product"] == "machine1-bridge"
+    contract = json.loads((REPOSITORY / "bridge/contract.json").read_text())
+    assert info["version"] == f"{__version__} (io.machine1 {contract['version']})"
     assert description == (REPOSITORY / "io.machine1.varlink").read_text()
 
 
@@ -54,6 +57,7 @@ def test_varlinkctl_understands_it(host: Host) -> None:
     text = (REPOSITORY / "io.machine1.varlink").read_text()
     assert host.run(["varlinkctl", "validate-idl", "/dev/stdin"], stdin=text).stderr == ""
     assert "io.machine1" in host.run(["varlinkctl", "list-interfaces", SOCKET]).stdout.split()
+    assert re.search(r"^ *Version: \S+ \(io\.machine1 1\.\d+\)$", host.run(["varlinkctl", "info", SOCKET]).stdout, re.M)
     introspection = host.run(["varlinkctl", "introspect", SOCKET, "io.machine1"])
     assert "method OpenMachineShell" in introspection.stdout
     done = host.run(["varlinkctl", "call", SOCKET, "io.machine1.KillMachine", '{"name":"x","signal":0}'], check=False)

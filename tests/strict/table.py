@@ -81,7 +81,7 @@ _INFO: Envelope = {
     "parameters": {
         "vendor": "machine1-bridge",
         "product": "machine1-bridge",
-        "version": __version__,
+        "version": f"{__version__} (io.machine1 {Contract().version})",
         "url": "man:machine1-bridge(8)",
         "interfaces": ["org.varlink.service", "io.machine1", "io.systemd.service"],
     }

@@ -165,7 +165,8 @@ def test_a_reason_names_all_types_but_null(tmp_path: Path) -> None:
     """No method takes two types yet, so this is a contract of its own."""
     schema = {"type": "object", "properties": {"x": {"type": ["integer", "string", "null"]}}}
     path = tmp_path / "contract.json"
-    path.write_text(json.dumps({"interfaces": {}, "errors": {}, "methods": {"a.B": {"parameters": schema}}}))
+    document = {"version": "1.0", "interfaces": {}, "errors": {}, "methods": {"a.B": {"parameters": schema}}}
+    path.write_text(json.dumps(document))
     with pytest.raises(InvalidParameter) as caught:
         Contract(path).check("a.B", {"x": []})
     assert caught.value.parameters["reason"] == "must be an integer or a string"

@@ -7,15 +7,12 @@ The tables of names and values below were tried on machined of systemd 252, 257 
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,22 +24,12 @@ from openapi_spec_validator import validate as validate_openapi
 from bridge import bus, errors, machined
 from bridge import contract as bridge_contract
 from bridge import methods as bridge_methods
+from tests.schema import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load_derive() -> ModuleType:
-    """schema/ is a folder of tools and not a package."""
-    specification = importlib.util.spec_from_file_location("derive", ROOT / "schema/derive.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["derive"] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    return module
-
-
-derive = load_derive()
+derive = load_tool("derive")
 CONTRACT_TEXT = (ROOT / derive.CONTRACT).read_text(encoding="utf-8")
 CONTRACT: dict[str, Any] = json.loads((ROOT / derive.SCHEMAS).read_text(encoding="utf-8"))
 METHODS: dict[str, Any] = CONTRACT["methods"]
@@ -518,7 +505,7 @@ def minimal() -> dict[str, Any]:
     why = {"type": "object", "required": ["why"], "properties": {"why": {"description": "D.", "type": "string"}}}
     where = {"name": "where", "in": "query", "description": "D.", "schema": {"type": "boolean"}}
     return {
-        "info": {"description": "D."},
+        "info": {"description": "D.", "version": "1.0"},
         "paths": {
             "/things": {
                 "post": {
@@ -617,6 +604,10 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "rule of a number": (put("fields number x-rule", "a"), r"number: not for type integer here: x-rule"),
     "no description": (put("fields text description", ...), r"requestBody\.text: a description is needed"),
     "no comment": (put("named description", " \n"), r"Thing: a description is needed"),
+    "no version": (put("info version", ...), r"info: the version has to be a text such as '1.0', not None"),
+    "version of a number": (put("info version", 1.0), r"info: the version .*, not 1\.0"),
+    "version of three": (put("info version", "1.0.0"), r"info: the version .*, not '1\.0\.0'"),
+    "version with a zero": (put("info version", "1.01"), r"info: the version .*, not '1\.01'"),
     "comment not ASCII": (put("info description", "µs"), r"info: a description has to be ASCII"),
     "required but missing": (put("body required", ["nothing"]), r"requestBody: required, but not .*: nothing"),
     "error field": (put("bad properties error", STRING), r"responses\.Bad: a parameter .* cannot be named error"),
@@ -648,6 +639,8 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 def test_the_minimal_document_is_taken() -> None:
     derived = derive.derive(yaml.safe_dump(minimal(), sort_keys=False))
     text = derived[derive.VARLINK]
+    assert "# D.\n# This is version 1.0 of the interface.\ninterface io.machine1\n" in text
+    assert json.loads(derived[derive.SCHEMAS])["version"] == "1.0"
     assert "type Thing (\n    # D.\n    flag: ?bool\n)" in text
     assert "    choice: ?(one, two),\n" in text
     assert "    list: ?[]string,\n" in text

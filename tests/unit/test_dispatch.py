@@ -878,7 +878,7 @@ def test_calls_that_are_not_guarded_leave_no_line(lines: list[Line], call: Call)
 def test_the_service_says_what_it_is() -> None:
     reply = answer(Call("org.varlink.service.GetInfo"), USER)
     assert reply.error is None
-    assert reply.parameters["version"] == __version__
+    assert reply.parameters["version"] == f"{__version__} (io.machine1 {Contract().version})"
     assert reply.parameters["product"] == "machine1-bridge"
     # Its own among them, as the standard wants it.
     assert sorted(reply.parameters["interfaces"]) == ["io.machine1", "io.systemd.service", "org.varlink.service"]

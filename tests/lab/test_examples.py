@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every example of io.machine1(7), as it stands on the page, on real hosts.
+
+Where systemd has no varlinkctl yet (252), the same call is made by the client that is at hand.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import _boot
+from .host import SUITES, Host
+from .test_machines import eventually
+from .varlink import call, has_varlinkctl, images, machines
+
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "contrib/man/io.machine1.7"
+CONTRACT = REPOSITORY / "schema/machine1.openapi.yaml"
+
+GUEST = "web"  # the container that the examples presume
+
+
+@dataclass(frozen=True)
+class Example:
+    #: the lines of the page, as a reader would copy them
+    command: str
+    method: str
+    #: the same example in the contract
+    contract: dict[str, Any]
+
+
+@functools.cache
+def examples() -> dict[str, Example]:
+    """By method, in the order of the page. Each has one, which test_the_page_has_each_example holds."""
+    operations = [
+        operation
+        for item in yaml.safe_load(CONTRACT.read_text())["paths"].values()
+        for operation in item.values()
+        if isinstance(operation, dict)
+    ]
+    written = {operation["operationId"]: operation["x-examples"] for operation in operations}
+    found = {}
+    for block in re.findall(r"^\.nf$\n(varlinkctl.*?)^\.fi$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        command = unescaped(block)
+        (method,) = re.findall(r"\bio\.machine1\.(\w+) \\$", command, re.MULTILINE)
+        (contract,) = written[method]
+        found[method] = Example(command, method, contract)
+    return found
+
+
+def unescaped(roff: str) -> str:
+    for escape, character in ((r"\-", "-"), (r"\(aq", "'"), (r"\(dq", '"'), (r"\&", ""), (r"\e", "\\")):
+        roff = roff.replace(escape, character)
+    return roff
+
+
+@pytest.fixture(scope="module")
+def page_host(suite: str) -> Iterator[Host]:
+    """A host of these tests alone, which may do to it what they like."""
+    with _boot(suite) as host:
+        host.install()
+        yield host
+
+
+@pytest.fixture
+def presumed(page_host: Host) -> Host:
+    """The host that the page presumes: the container `web` runs, and there are the images that are named."""
+    if GUEST not in machines(page_host):
+        if (page_host.path / "var/lib/machines" / GUEST).exists():
+            page_host.end_guest(GUEST)  # the rest of what an example ended
+        page_host.guest(GUEST)
+    return page_host
+
+
+def runs(host: Host, example: Example) -> str:
+    """What the example prints. Its status is not 0 where a program reads a terminal to the end, which is an EIO."""
+    if has_varlinkctl(host):
+        return host.run(["sh", "-euc", example.command], check="exec" not in example.contract).stdout
+    return json.dumps(call(host, example.method, example.contract["parameters"]))
+
+
+# --- what each has to do -------------------------------------------------------------------------------------------
+
+
+def same(printed: object, written: object) -> None:
+    """What is printed is what the page says, but for the numbers, which are another machine's."""
+    assert re.sub(r"\d{2,}", "0", json.dumps(printed)) == re.sub(r"\d{2,}", "0", json.dumps(written))
+
+
+def printed_as_written(host: Host, example: Example) -> None:
+    same(json.loads(runs(host, example)), example.contract["reply"])
+
+
+def terminates(host: Host, example: Example) -> None:
+    assert runs(host, example) in ("", "{}")
+    assert eventually(lambda: GUEST not in machines(host))
+
+
+def opens_a_shell(host: Host, example: Example) -> None:
+    if SUITES[host.suite] >= example.contract["systemd"]:
+        assert runs(host, example).splitlines() == example.contract["prints"].splitlines()
+    else:
+        assert "--exec" in example.command
+        assert not has_varlinkctl(host) or host.run(["sh", "-c", example.command], check=False).returncode != 0
+
+
+def copies_from(host: Host, example: Example) -> None:
+    dest = example.contract["parameters"]["dest"]
+    host.run(["rm", "-f", dest])
+    assert runs(host, example) in ("", "{}")
+    truth = host.run_in_guest(GUEST, ["cat", example.contract["parameters"]["src"]]).stdout
+    assert host.run(["cat", dest]).stdout == truth != ""
+
+
+def copies_to(host: Host, example: Example) -> None:
+    parameters = example.contract["parameters"]
+    assert runs(host, example) in ("", "{}")
+    truth = host.run(["cat", parameters["src"]]).stdout
+    assert host.run_in_guest(GUEST, ["cat", parameters["dest"]]).stdout == truth != ""
+
+
+def lists_images(host: Host, example: Example) -> None:
+    (image,) = example.contract["reply"]["images"]
+    host.image(image["name"])
+    printed = json.loads(runs(host, example))
+    (entry,) = (entry for entry in printed["images"] if entry["name"] == image["name"])
+    same(entry, image)
+
+
+def removes_an_image(host: Host, example: Example) -> None:
+    name = example.contract["parameters"]["name"]
+    host.image(name)
+    assert name in images(host)
+    assert runs(host, example) in ("", "{}")
+    assert name not in images(host)
+
+
+def clones_an_image(host: Host, example: Example) -> None:
+    parameters = example.contract["parameters"]
+    host.image(parameters["name"])
+    assert runs(host, example) in ("", "{}")
+    assert {parameters["name"], parameters["dest"]} <= images(host).keys()
+
+
+def renames_an_image(host: Host, example: Example) -> None:
+    parameters = example.contract["parameters"]
+    host.image(parameters["name"])
+    assert runs(host, example) in ("", "{}")
+    assert images(host).keys() & set(parameters.values()) == {parameters["dest"]}
+
+
+EFFECTS: dict[str, Callable[[Host, Example], None]] = {
+    "ListMachines": printed_as_written,
+    "GetMachine": printed_as_written,
+    "TerminateMachine": terminates,
+    "KillMachine": terminates,
+    "OpenMachineShell": opens_a_shell,
+    "CopyFromMachine": copies_from,
+    "CopyToMachine": copies_to,
+    "ListImages": lists_images,
+    "RemoveImage": removes_an_image,
+    "CloneImage": clones_an_image,
+    "RenameImage": renames_an_image,
+    "Check": printed_as_written,
+}
+
+
+def test_the_page_has_each_example() -> None:
+    assert list(examples()) == list(EFFECTS)
+    for example in examples().values():
+        assert json.dumps(example.contract["parameters"]) in example.command
+
+
+@pytest.mark.parametrize("method", EFFECTS)
+def test_an_example_of_the_page(presumed: Host, method: str) -> None:
+    EFFECTS[method](presumed, examples()[method])
