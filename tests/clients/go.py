@@ -51,15 +51,27 @@ def program() -> Path:
 
 @functools.cache
 def example() -> Path:
-    """The program in the README, in a module of its own that is made as the README says."""
-    folder = BUILT / "example"
+    """The program in the README."""
+    (text,) = re.findall(r"```go\n(.*?)```", README.read_text(), re.DOTALL)
+    return _with_the_client("example", text)
+
+
+@functools.cache
+def machines() -> Path:
+    """machines.go."""
+    return _with_the_client("machines", Path(__file__).with_name("machines.go").read_text())
+
+
+def _with_the_client(name: str, text: str) -> Path:
+    """A program in a module of its own that is made as the README says."""
+    folder = BUILT / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (text,) = re.findall(r"```go\n(.*?)```", README.read_text(), re.DOTALL)
     (folder / "main.go").write_text(text)
-    run("go", "mod", "init", "example", folder=folder)
+    run("go", "mod", "init", name, folder=folder)
     for line in re.findall(r"^    (go mod .*)", README.read_text(), re.MULTILINE):
         run(*line.replace("CLONE/contrib/go", str(MODULE)).split(), folder=folder)
+    run("gofmt", "-e", "-d", ".", folder=folder)
     run("go", "vet", "./...", folder=folder)
     run("go", "build", folder=folder)
-    return folder / "example"
+    return folder / name
