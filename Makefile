@@ -9,7 +9,8 @@ FUZZ_SECONDS ?= 3600
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help test lint derive freeze bench fuzz soak truth demo demo-shell demo-down install uninstall clean
+.PHONY: help test lint derive freeze clients clients-go bench fuzz soak truth
+.PHONY: demo demo-shell demo-down install uninstall clean
 
 help:
 	@echo 'make demo        boot a host in namespaces with the bridge installed, and show what it does'
@@ -22,6 +23,7 @@ help:
 	@echo 'make install     DESTDIR=$(DESTDIR) PREFIX=$(PREFIX);  make uninstall  takes it out again'
 	@echo 'make derive      io.machine1.varlink, bridge/contract.json, io.machine1(7) from schema/machine1.openapi.yaml'
 	@echo 'make freeze      keep the interface as a release, which later ones are held against'
+	@echo 'make clients     what is generated in contrib/go, from io.machine1.varlink'
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || (apt-get update -q && apt-get install -y -q python3-venv)
@@ -57,6 +59,12 @@ derive: $(VENV)/ready
 
 freeze: $(VENV)/ready
 	$(RUN) schema/released.py --release
+
+# What is generated in contrib/ for other languages.
+clients: clients-go
+
+clients-go:
+	cd contrib/go && go generate ./...
 
 bench: $(VENV)/ready build/bench-client
 	$(RUN) -m tests.benchmarks.measure $(SUITES)

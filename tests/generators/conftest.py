@@ -7,6 +7,7 @@ Programs are static, so that they run in any host of the lab, too.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,8 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 VARLINK = ROOT / "io.machine1.varlink"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "machine1-bridge" / "generators"
 
-# The pins, all in this place. A generator has the version of the library that its output is compiled with.
-VARLINK_GO = "v0.4.0"
+# The pins, all in this place, but that of varlink/go, which is the one of contrib/go. A generator has the version of
+# the library that its output is compiled with.
+GO_MOD = (ROOT / "contrib" / "go" / "go.mod").read_text()
+VARLINK_GO = re.findall(r"^require github\.com/varlink/go (\S+)", GO_MOD, re.MULTILINE)[0]
 EMERSION_GO_VARLINK = "v0.1.0"
 ZLINK = "0.7.0"
 VARLINK_RUST = "13.0.0"

@@ -165,8 +165,8 @@ def test_a_shell_is_one_of_this_terminal(service: Service, typist: Typist) -> No
     typist.type(b"stty size\r")
     typist.sees(b"40 132")
     # The terminal here is raw: ^C is for the program there.
-    typist.type(b"sleep 60\r")
-    typist.sees(b"sleep 60")
+    typist.type(b"sh -c 'echo $((6*7)); exec sleep 60'\r")
+    typist.sees(b"42")
     typist.type(b"\x03")
     typist.sees(PROMPT)
     typist.type(b"exit\r")
@@ -244,7 +244,8 @@ def test_without_a_terminal_output_is_that_of_the_command(service: Service) -> N
 
 @pytest.mark.parametrize("given", [b"one\ntwo\n", b"one\ntwo"])
 def test_without_a_terminal_input_is_that_of_the_command_and_ends_it(service: Service, given: bytes) -> None:
-    done = run(service, "web", "/bin/sh", "-c", "stty -echo; exec cat", given=given)
+    # cat closes all of the terminal before it exits: without the shell, it could still be hung up on.
+    done = run(service, "web", "/bin/sh", "-c", "stty -echo; cat; exit", given=given)
     assert (done.returncode, done.stderr) == (0, b"")
     # What is typed before the terminal is told not to show it is seen twice.
     assert done.stdout.replace(b"\r\n", b"\n").endswith(given.removesuffix(b"\n") + given[len(b"one\ntwo") :])

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"machine1-bridge/contrib/go/iomachine1"
+)
+
+const (
+	size = 65536
+	// What a pipe or terminal takes without waiting once poll(2) says that it takes something.
+	piece = 4096
+
+	// machinectl(1): "pressing ^] three times within 1s" ends the connection.
+	escape       = 0x1d
+	escapes      = 3
+	escapePeriod = time.Second
+	endOfFile    = "\x04"
+
+	// The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that:
+	// looks at whether it has one, so far apart, for so long at most.
+	lookEvery   = 10 * time.Millisecond
+	startPeriod = 2 * time.Second
+
+	// A program whose terminal is closed before it has opened it would run on: a shell lasts so long at least.
+	lifeMin = 500 * time.Millisecond
+)
+
+// life is the time that a shell has lasted.
+type life struct{ began atomic.Pointer[time.Time] }
+
+func (l *life) begin() {
+	now := time.Now()
+	l.began.Store(&now)
+}
+
+// wait returns when the shell, if there is one, has lasted long enough.
+func (l *life) wait() {
+	if began := l.began.Load(); began != nil {
+		time.Sleep(lifeMin - time.Since(*began))
+	}
+}
+
+// session carries what is typed to the terminal of a program in a machine, and what that says to standard output.
+type session struct {
+	console *console
+	pty     int
+	changed [2]int // a pipe: something is to be read when the window has changed
+	stop    func()
+
+	began        time.Time
+	typed, said  []byte
+	inputEnded   bool
+	started      bool // the program can be typed to
+	ended        bool // the program has
+	inLine       bool // in the middle of one
+	escapesTyped []time.Time
+}
+
+func newSession(terminal *iomachine1.Terminal, console *console) (*session, error) {
+	s := &session{console: console, pty: int(terminal.File.Fd()), began: time.Now()}
+	if err := unix.SetNonblock(s.pty, true); err != nil { // Fd may have made it block
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	if err := unix.Pipe2(s.changed[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGWINCH)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range signals {
+			_, _ = unix.Write(s.changed[1], []byte{0}) // a full pipe says enough
+		}
+	}()
+	s.stop = func() {
+		signal.Stop(signals)
+		close(signals)
+		<-done
+	}
+	return s, nil
+}
+
+func (s *session) close() {
+	s.stop()
+	unix.Close(s.changed[0])
+	unix.Close(s.changed[1])
+}
+
+// run returns when the program has ended, who types leaves, or a terminal fails. It runs in one goroutine, that of main,
+// so that whatever goes wrong passes by where the console is restored.
+func (s *session) run() error {
+	if err := s.console.beRaw(); err != nil {
+		return err
+	}
+	s.console.giveSizeTo(s.pty)
+	for {
+		if over, err := s.step(); over || err != nil {
+			return err
+		}
+	}
+}
+
+func (s *session) step() (over bool, err error) {
+	var events int16
+	if len(s.said) == 0 {
+		events |= unix.POLLIN
+	}
+	if len(s.typed) > 0 {
+		events |= unix.POLLOUT
+	}
+	wait := -1
+	// A program that does not read keeps nobody from leaving: more than a person types is read ahead.
+	ahead := 0
+	if s.console.isTerminal() {
+		ahead = size
+	}
+	input := s.hasStarted() && !s.inputEnded && len(s.typed) <= ahead
+	if !s.started {
+		wait = int(lookEvery.Milliseconds())
+	}
+	fds := []unix.PollFd{
+		{Fd: int32(s.changed[0]), Events: unix.POLLIN},
+		pollIf(events != 0, s.pty, events),
+		pollIf(len(s.said) > 0, s.console.output, unix.POLLOUT),
+		pollIf(input, s.console.input, unix.POLLIN),
+	}
+	if _, err := unix.Poll(fds, wait); errors.Is(err, unix.EINTR) {
+		return false, nil
+	} else if err != nil {
+		return true, os.NewSyscallError("poll", err)
+	}
+	changed, pty, output, typing := fds[0].Revents, fds[1].Revents, fds[2].Revents, fds[3].Revents
+	if changed != 0 {
+		_, _ = unix.Read(s.changed[0], make([]byte, size))
+		s.console.giveSizeTo(s.pty)
+	}
+	if output != 0 {
+		if s.said, err = write(s.console.output, s.said); err != nil {
+			return true, fmt.Errorf("standard output: %w", err)
+		}
+	} else if len(s.said) == 0 && pty&^unix.POLLOUT != 0 {
+		if over, err := s.listen(); over || err != nil {
+			return true, err
+		}
+	}
+	if pty&unix.POLLOUT != 0 {
+		if s.typed, err = write(s.pty, s.typed); errors.Is(err, unix.EIO) {
+			s.typed = nil // nobody is there: reading says whether for ever
+		} else if err != nil {
+			return true, fmt.Errorf("the terminal of the machine: %w", err)
+		}
+	}
+	if typing != 0 {
+		return s.read()
+	}
+	return false, nil
+}
+
+// pollIf is what poll(2) is asked about a file, or what it passes over.
+func pollIf(wanted bool, fd int, events int16) unix.PollFd {
+	if !wanted {
+		fd = -1
+	}
+	return unix.PollFd{Fd: int32(fd), Events: events}
+}
+
+// write writes some of the data and returns the rest.
+func write(fd int, data []byte) ([]byte, error) {
+	n, err := unix.Write(fd, data[:min(piece, len(data))])
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+		return data, nil
+	}
+	if err != nil {
+		return data, err
+	}
+	return data[n:], nil
+}
+
+// hasStarted says whether the terminal is that of a session, though it be one in a PID namespace that is not seen from
+// here.
+func (s *session) hasStarted() bool {
+	if !s.started {
+		_, err := unix.IoctlGetInt(s.pty, unix.TIOCGSID)
+		s.started = err == nil || time.Since(s.began) > startPeriod
+	}
+	return s.started
+}
+
+// listen reads what the program says. It has ended when nobody has the far side of its terminal open.
+func (s *session) listen() (over bool, err error) {
+	data := make([]byte, size)
+	n, err := unix.Read(s.pty, data)
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		return false, nil
+	case err != nil && !errors.Is(err, unix.EIO):
+		return true, fmt.Errorf("the terminal of the machine: %w", err)
+	}
+	s.said = data[:max(0, n)]
+	s.ended = len(s.said) == 0
+	return s.ended, nil
+}
+
+// read reads what is typed, which is over for who leaves.
+func (s *session) read() (over bool, err error) {
+	data := make([]byte, size)
+	n, err := unix.Read(s.console.input, data)
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		return false, nil
+	case err != nil:
+		return true, fmt.Errorf("standard input: %w", err)
+	case n == 0:
+		s.inputEnded = true
+		s.typed = append(s.typed, endOfFile...)
+		if s.inLine { // the first one ends only the line
+			s.typed = append(s.typed, endOfFile...)
+		}
+		return s.console.isTerminal(), nil
+	}
+	s.typed = append(s.typed, data[:n]...)
+	s.inLine = data[n-1] != '\n'
+	return s.console.isTerminal() && s.escaped(data[:n]), nil
+}
+
+// escaped says whether who types has now pressed the key often enough.
+func (s *session) escaped(keys []byte) bool {
+	now := time.Now()
+	for _, key := range keys {
+		if key != escape {
+			s.escapesTyped = nil
+			continue
+		}
+		s.escapesTyped = append(s.escapesTyped, now)
+		if n := len(s.escapesTyped); n >= escapes && now.Sub(s.escapesTyped[n-escapes]) < escapePeriod {
+			return true
+		}
+	}
+	return false
+}

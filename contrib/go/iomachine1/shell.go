@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+
+package iomachine1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/varlink/go/varlink"
+	"golang.org/x/sys/unix"
+)
+
+// Shell says what OpenShell starts. What is left empty is the service's default.
+type Shell struct {
+	Machine string
+	User    string   // in the machine
+	Path    string   // of the program, absolute; the user's login shell if there is none
+	Args    []string // argv[0] included; has an effect only with Path
+	Env     []string // each NAME=VALUE
+	// Whether the user may be asked for a password while the call waits.
+	AllowInteractiveAuthentication bool
+}
+
+// Terminal is the near side of the pseudo terminal of a program in a machine. Closing it hangs up on the program.
+type Terminal struct {
+	File *os.File // for ioctls and deadlines
+	Path string   // of the far side, in the machine
+}
+
+// OpenShell starts a program in a machine and returns its terminal, whose window is 0 by 0 yet. The generated call of
+// OpenMachineShell cannot: it closes file descriptors. The type of an error is that of [Typed].
+func OpenShell(ctx context.Context, connection *varlink.Connection, shell Shell) (*Terminal, error) {
+	in := struct {
+		Name                           string   `json:"name"`
+		User                           string   `json:"user,omitempty"`
+		Path                           string   `json:"path,omitempty"`
+		Args                           []string `json:"args,omitempty"`
+		Env                            []string `json:"env,omitempty"`
+		AllowInteractiveAuthentication bool     `json:"allowInteractiveAuthentication,omitempty"`
+	}{shell.Machine, shell.User, shell.Path, shell.Args, shell.Env, shell.AllowInteractiveAuthentication}
+	var out struct {
+		Fd   *int   `json:"pty_fd"`
+		Path string `json:"pty_path"`
+	}
+	// These come with an error too. All are closed: what is kept is a duplicate.
+	files, err := connection.CallWithFDs(ctx, "io.machine1.OpenMachineShell", in, &out, nil)
+	defer func() {
+		for _, file := range files {
+			file.Close()
+		}
+	}()
+	if err != nil {
+		return nil, Typed(err)
+	}
+	if out.Fd == nil || *out.Fd < 0 || *out.Fd >= len(files) {
+		return nil, errors.New("the reply has no terminal")
+	}
+	file, err := pollable(files[*out.Fd], out.Path)
+	if err != nil {
+		return nil, fmt.Errorf("the terminal: %w", err)
+	}
+	return &Terminal{file, out.Path}, nil
+}
+
+// pollable is a duplicate that has deadlines and whose Close ends a Read, since os.NewFile finds it non-blocking.
+func pollable(file *os.File, name string) (*os.File, error) {
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// Read returns what the program says, and io.EOF when it has ended.
+func (t *Terminal) Read(data []byte) (int, error) {
+	n, err := t.File.Read(data)
+	if errors.Is(err, unix.EIO) { // nobody has the far side open any more
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Write types to the program.
+func (t *Terminal) Write(data []byte) (int, error) { return t.File.Write(data) }
+
+// Close hangs up. A program that has not opened its terminal yet, up to half a second after it was started, is not told
+// and would run on.
+func (t *Terminal) Close() error { return t.File.Close() }
+
+// Resize tells the program how large its window is.
+func (t *Terminal) Resize(rows, columns uint16) error {
+	raw, err := t.File.SyscallConn()
+	if err != nil {
+		return err
+	}
+	size := unix.Winsize{Row: rows, Col: columns}
+	controlErr := raw.Control(func(fd uintptr) { err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &size) })
+	return errors.Join(controlErr, os.NewSyscallError("ioctl", err))
+}
