@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 3600
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help test lint derive bench fuzz soak truth demo demo-shell demo-down install uninstall clean
+.PHONY: help test lint derive clients clients-rust bench fuzz soak truth demo demo-shell demo-down install uninstall clean
 
 help:
 	@echo 'make demo        boot a host in namespaces with the bridge installed, and show what it does'
@@ -21,6 +21,7 @@ help:
 	@echo 'make fuzz        look for inputs that break the service, FUZZ_SECONDS=$(FUZZ_SECONDS); findings are in build/fuzz'
 	@echo 'make install     DESTDIR=$(DESTDIR) PREFIX=$(PREFIX);  make uninstall  takes it out again'
 	@echo 'make derive      io.machine1.varlink and bridge/contract.json from schema/machine1.openapi.yaml'
+	@echo 'make clients     what is generated in contrib/rust, from io.machine1.varlink'
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || (apt-get update -q && apt-get install -y -q python3-venv)
@@ -42,6 +43,12 @@ lint: $(VENV)/ready
 
 derive: $(VENV)/ready
 	$(RUN) schema/derive.py
+
+# What is generated in contrib/ for other languages.
+clients: clients-rust
+
+clients-rust: $(VENV)/ready
+	$(RUN) contrib/rust/generate.py
 
 bench: $(VENV)/ready build/bench-client
 	$(RUN) -m tests.benchmarks.measure $(SUITES)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 VARLINK = ROOT / "io.machine1.varlink"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "machine1-bridge" / "generators"
 
-# The pins, all in this place. A generator has the version of the library that its output is compiled with.
+# The pins, all in this place, but that of zlink, which is the one of contrib/rust. A generator has the version of the
+# library that its output is compiled with.
 VARLINK_GO = "v0.4.0"
 EMERSION_GO_VARLINK = "v0.1.0"
-ZLINK = "0.7.0"
+CRATE = tomllib.loads((ROOT / "contrib" / "rust" / "Cargo.toml").read_text())
+ZLINK: str = CRATE["dependencies"]["zlink"]["version"].removeprefix("=")
 VARLINK_RUST = "13.0.0"
 
 GO_MODULE = f"""\
