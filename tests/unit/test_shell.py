@@ -165,8 +165,8 @@ def test_a_shell_is_one_of_this_terminal(service: Service, typist: Typist) -> No
     typist.type(b"stty size\r")
     typist.sees(b"40 132")
     # The terminal here is raw: ^C is for the program there.
-    typist.type(b"sleep 60\r")
-    typist.sees(b"sleep 60")
+    typist.type(b"sh -c 'echo $((6*7)); sleep 60'\r")
+    typist.sees(b"42")
     typist.type(b"\x03")
     typist.sees(PROMPT)
     typist.type(b"exit\r")
