@@ -85,5 +85,5 @@ uninstall: $(VENV)/ready
 	$(RUN) contrib/install.py uninstall --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build contrib/rust/target *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -100,6 +100,17 @@ async fn calls_are_those_of_the_interface() {
 }
 
 #[tokio::test]
+async fn a_long_reply_comes_whole() {
+    let machine = json!({"name": "web", "class": "vm", "service": "", "object_path": "/m/web"});
+    let reply = || answer(json!({"parameters": {"machines": vec![machine.clone(); 20_000]}}));
+    let (mut client, service) = service([reply(), reply()]);
+    for _ in 0..2 {
+        assert_eq!(client.list_machines(None).await.unwrap().machines.len(), 20_000);
+    }
+    service.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_shell_is_a_file_descriptor_of_the_callers() {
     let (reads, writes) = pipes::<3>();
     let reply = json!({"parameters": {"pty_fd": 1, "pty_path": "/dev/pts/0"}});
@@ -279,9 +290,16 @@ async fn a_reply_whose_call_was_given_up_is_nobody_elses() {
 
 #[tokio::test]
 async fn what_is_no_reply_is_an_error_and_the_end() {
-    for (said, closed) in
-        [("", true), ("{\"parameters\":", true), ("[]\0", false), ("{\"parameters\":{}}\0", false), ("x\0", false)]
-    {
+    for (said, closed) in [
+        ("", true),
+        ("{\"parameters\":", true),
+        ("\0", false),
+        ("[]\0", false),
+        ("{\"parameters\":{}}\0", false),
+        ("{\"error\":1}\0", false),
+        ("{}x\0", false),
+        ("x\0", false),
+    ] {
         let (mut client, service) = service([vec![Answer(said.into(), Vec::new())]]);
         let error = client.get_machine("web").await.unwrap_err();
         service.join().unwrap();
