@@ -170,6 +170,16 @@ def test_no_service_is_an_error(program: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, f"machine1-shell: {path}: No such file or directory\n")
 
 
+def test_who_cannot_be_told_of_an_error_gets_its_status(program: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [program, "--socket", tmp_path / "none", "web"]
+    assert subprocess.run(command, stdout=writer, stderr=writer, check=False).returncode == 1
+    assert subprocess.run([program, "--nope"], stdout=writer, stderr=writer, check=False).returncode == 2
+    assert subprocess.run([program, "--help"], stdout=writer, stderr=writer, check=False).returncode == 1
+    os.close(writer)
+
+
 def test_what_is_not_understood_is_said(program: Path) -> None:
     for arguments in ([], ["--user"], ["--nope", "web"], ["web", "--user", "bob"]):
         done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)

@@ -7,7 +7,7 @@ mod signals;
 mod terminal;
 
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -26,11 +26,13 @@ fn main() -> ExitCode {
     let options = match options::parse(std::env::args_os().skip(1)) {
         Ok(Wish::Shell(options)) => options,
         Ok(Wish::Help) => {
-            print!("{}", options::HELP);
-            return ExitCode::SUCCESS;
+            return match write!(io::stdout(), "{}", options::HELP) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
         }
         Err(reason) => {
-            eprintln!("{}machine1-shell: {reason}", options::USAGE);
+            say(&format!("{}machine1-shell: {reason}", options::USAGE));
             return ExitCode::from(2);
         }
     };
@@ -38,10 +40,15 @@ fn main() -> ExitCode {
         Ok(End::Left) => ExitCode::SUCCESS,
         Ok(End::Signal(number)) => ExitCode::from(128 + number),
         Err(reason) => {
-            eprintln!("machine1-shell: {reason}");
+            say(&format!("machine1-shell: {reason}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// To whom can be told: eprintln! panics where nobody listens, as on a terminal that went away.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn run(options: &Options) -> Result<End, String> {
