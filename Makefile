@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 3600
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help test lint derive freeze clients clients-go bench fuzz soak truth
+.PHONY: help test lint derive freeze clients clients-go clients-rust bench fuzz soak truth
 .PHONY: demo demo-shell demo-down install uninstall clean
 
 help:
@@ -23,7 +23,7 @@ help:
 	@echo 'make install     DESTDIR=$(DESTDIR) PREFIX=$(PREFIX);  make uninstall  takes it out again'
 	@echo 'make derive      io.machine1.varlink, bridge/contract.json, io.machine1(7) from schema/machine1.openapi.yaml'
 	@echo 'make freeze      keep the interface as a release, which later ones are held against'
-	@echo 'make clients     what is generated in contrib/go, from io.machine1.varlink'
+	@echo 'make clients     what is generated in contrib/go and contrib/rust, from io.machine1.varlink'
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || (apt-get update -q && apt-get install -y -q python3-venv)
@@ -61,10 +61,13 @@ freeze: $(VENV)/ready
 	$(RUN) schema/released.py --release
 
 # What is generated in contrib/ for other languages.
-clients: clients-go
+clients: clients-go clients-rust
 
 clients-go:
 	cd contrib/go && go generate ./...
+
+clients-rust: $(VENV)/ready
+	$(RUN) contrib/rust/generate.py
 
 bench: $(VENV)/ready build/bench-client
 	$(RUN) -m tests.benchmarks.measure $(SUITES)
@@ -101,5 +104,5 @@ uninstall: $(VENV)/ready
 	$(RUN) contrib/install.py uninstall --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build contrib/rust/target *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,12 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 VARLINK = ROOT / "io.machine1.varlink"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "machine1-bridge" / "generators"
 
-# The pins, all in this place, but that of varlink/go, which is the one of contrib/go. A generator has the version of
-# the library that its output is compiled with.
+# The pins, all in this place, but those of varlink/go and zlink, which are the ones of contrib/go and contrib/rust. A
+# generator has the version of the library that its output is compiled with.
 GO_MOD = (ROOT / "contrib" / "go" / "go.mod").read_text()
 VARLINK_GO = re.findall(r"^require github\.com/varlink/go (\S+)", GO_MOD, re.MULTILINE)[0]
 EMERSION_GO_VARLINK = "v0.1.0"
-ZLINK = "0.7.0"
+CRATE = tomllib.loads((ROOT / "contrib" / "rust" / "Cargo.toml").read_text())
+ZLINK: str = CRATE["dependencies"]["zlink"]["version"].removeprefix("=")
 VARLINK_RUST = "13.0.0"
 
 GO_MODULE = f"""\

@@ -60,7 +60,8 @@ class Service:
     def shell(self, client: socket.socket) -> None:
         parameters = self.calls[-1]["parameters"]
         terminal, far = pty.openpty()
-        program = ["setsid", "--ctty", *parameters.get("args", ["sh"])]
+        # What a shell starts in the background ignores ^C, and so does all that this has started.
+        program = ["setsid", "--ctty", "env", "--default-signal=INT", *parameters.get("args", ["sh"])]
         environment = {"PS1": PROMPT.decode(), "PATH": os.environ["PATH"]}
         self._programs.append(subprocess.Popen(program, stdin=far, stdout=far, stderr=far, env=environment))
         os.close(far)
@@ -165,10 +166,14 @@ def test_a_shell_is_one_of_this_terminal(service: Service, typist: Typist) -> No
     typist.type(b"stty size\r")
     typist.sees(b"40 132")
     # The terminal here is raw: ^C is for the program there.
-    typist.type(b"sh -c 'echo $((6*7)); exec sleep 60'\r")
-    typist.sees(b"42")
-    typist.type(b"\x03")
-    typist.sees(PROMPT)
+    typist.type(b"cat\r")
+    typist.sees(b"cat")
+    typist.type(b"it runs\r")
+    for _ in ("as typed", "by cat, which a shell about to start it would be instead"):
+        typist.sees(b"it runs")
+    # It also takes away what the terminal has not shown yet, which may be the prompt.
+    typist.type(b"\x03echo $((6*8))\r")
+    typist.sees(b"48")
     typist.type(b"exit\r")
     assert typist.ends() == 0
     assert service.programs_end() != [-signal.SIGHUP]
@@ -244,8 +249,8 @@ def test_without_a_terminal_output_is_that_of_the_command(service: Service) -> N
 
 @pytest.mark.parametrize("given", [b"one\ntwo\n", b"one\ntwo"])
 def test_without_a_terminal_input_is_that_of_the_command_and_ends_it(service: Service, given: bytes) -> None:
-    # cat closes all of the terminal before it exits: without the shell, it could still be hung up on.
-    done = run(service, "web", "/bin/sh", "-c", "stty -echo; cat; exit", given=given)
+    # cat closes the terminal before it ends: alone it would be hung up on, or not, as it happens.
+    done = run(service, "web", "/bin/sh", "-c", "stty -echo; cat; exit 0", given=given)
     assert (done.returncode, done.stderr) == (0, b"")
     # What is typed before the terminal is told not to show it is seen twice.
     assert done.stdout.replace(b"\r\n", b"\n").endswith(given.removesuffix(b"\n") + given[len(b"one\ntwo") :])

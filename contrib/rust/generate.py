@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Make src/generated.rs from io.machine1.varlink: zlink-codegen, and what it cannot know.
+
+It knows nothing of file descriptors, lends strings that cannot be lent if they hold an escape, and takes an error of
+another interface for a reply, which of a method that returns nothing is success, but not an empty object. So its trait
+stays inside of the crate, with types that every error and every empty reply fits, and each of its methods gets one of
+`Client` around it.
+
+zlink-codegen has the version of zlink in Cargo.toml, and is kept in $XDG_CACHE_HOME/machine1-bridge/generators.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+
+CRATE = Path(__file__).resolve().parent
+VARLINK = CRATE.parents[1] / "io.machine1.varlink"
+GENERATED = CRATE / "src" / "generated.rs"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "machine1-bridge" / "generators"
+ZLINK: str = tomllib.loads((CRATE / "Cargo.toml").read_text())["dependencies"]["zlink"]["version"].removeprefix("=")
+
+OWN_TYPES = "use crate::client::{Client, Nothing};\nuse crate::error::AnyError;\n"
+FDS_DOC = "    ///\n    /// Returns the file descriptors too, whose indices are in the fields `*_fd`.\n"
+FDS = "Vec<std::os::fd::OwnedFd>"
+
+HEADER = """\
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Made by contrib/rust/generate.py with zlink-codegen {zlink} from io.machine1.varlink: edit neither this nor that.
+
+"""
+TRAIT = re.compile(r"/// Proxy trait for [^\n]*\n#\[proxy[^\n]*\npub trait Machine1 {\n(.*?)^}\n", re.M | re.S)
+METHOD = re.compile(
+    r"(?P<docs>(?: *///.*\n)*) *async fn (?P<name>\w+)\(&mut self(?P<arguments>.*)\)"
+    r" -> zlink::Result<Result<(?P<output>.+), Machine1Error>>;\n"
+)
+ARGUMENT = re.compile(r"(?:#\[zlink\(.*?\)\] )?(\w+): (.+?)(?=, (?:#|\w+: )|$)")
+
+
+def codegen(varlink: Path = VARLINK) -> str:
+    """What zlink-codegen says; installs it first if it has to."""
+    root = CACHE / f"zlink-codegen-{ZLINK}"
+    program = root / "bin" / "zlink-codegen"
+    if not program.exists():
+        install = ["cargo", "install", "--quiet", "--locked", "--root", str(root), f"zlink-codegen@{ZLINK}"]
+        subprocess.run(install, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "generated.rs"
+        subprocess.run([program, varlink, "--output", output], check=True, stdout=subprocess.DEVNULL)
+        return output.read_text()
+
+
+def derive(source: str) -> str:
+    """The module of the crate from what zlink-codegen wrote."""
+    source = source.replace("<'a>", "").replace("    #[serde(borrow)]\n", "").replace("&'a str", "String")
+    source = source.replace("<'_>", "")
+    # The words of the interface alone, not those of the generator and of the file.
+    source = re.sub(r"\A.*?^//! Derived from [^\n]*\n", "", source, flags=re.M | re.S)
+    # Which rustdoc would take for a link.
+    source = re.sub(r"[\w.]*\w\[\d+\]", r"`\g<0>`", source)
+    source = source.replace("use zlink::", OWN_TYPES + "use zlink::")
+    with_fds = set(re.findall(r"pub struct (\w+) {\n(?:(?!^}).*\n)*?    pub \w+_fd: i64,\n", source, flags=re.M))
+    trait, client = [], []
+
+    def method(found: re.Match[str]) -> str:
+        docs, name, arguments, output = found.group("docs", "name", "arguments", "output")
+        plain = ARGUMENT.findall(arguments)
+        fds = output in with_fds
+        nothing = output == "()"
+        result = f"Result<{'Nothing' if nothing else output}, AnyError>"
+        trait.append(
+            ("    #[zlink(return_fds)]\n" if fds else "")
+            + f"    async fn {name}(&mut self{arguments}) -> zlink::Result<"
+            + (f"({result}, {FDS})" if fds else result)
+            + ">;\n"
+        )
+        client.append(
+            docs
+            + (FDS_DOC if fds else "")
+            + f"    pub async fn {name}(&mut self"
+            + "".join(f", {argument}: {kind}" for argument, kind in plain)
+            + ") -> crate::Result<"
+            + (f"({output}, {FDS})" if fds else output)
+            + "> {\n"
+            + "        self.begin()?;\n"
+            + f"        let result = self.connection.{name}({', '.join(argument for argument, _ in plain)}).await;\n"
+            + ("        let result = result.map(|(result, fds)| result.map(|output| (output, fds)));\n" if fds else "")
+            + f"        self.end({'Nothing::expected(result)' if nothing else 'result'})\n"
+            + "    }\n"
+        )
+        return ""
+
+    def client_of(found: re.Match[str]) -> str:
+        rest = METHOD.sub(method, found[1])
+        if rest.strip():
+            raise SystemExit(f"zlink-codegen wrote methods that are not understood here:\n{rest}")
+        return (
+            '#[proxy("io.machine1")]\npub(crate) trait Machine1 {\n' + "".join(trait) + "}\n\n"
+            "/// The methods of the interface.\nimpl Client {\n" + "\n".join(client) + "}\n"
+        )
+
+    source, count = TRAIT.subn(client_of, source)
+    if count != 1:
+        raise SystemExit("zlink-codegen wrote no trait that is understood here")
+    return HEADER.format(zlink=ZLINK) + source
+
+
+if __name__ == "__main__":
+    GENERATED.write_text(derive(codegen()))
