@@ -130,6 +130,15 @@ class Typist:
             self.seen += os.read(self.terminal, 65536)
         self.seen = self.seen.partition(text)[2]
 
+    def gets(self, text: bytes, answer: bytes) -> None:
+        """What is typed is typed again until there is an answer."""
+        end = time.monotonic() + 20
+        while answer not in self.seen:
+            assert time.monotonic() < end, (answer, self.seen)
+            self.type(text)
+            while select.select([self.terminal], [], [], 0.3)[0]:
+                self.seen += os.read(self.terminal, 65536)
+
     def ends(self) -> int:
         """The exit status; the terminal is as it was."""
         status = self.process.wait(20)
@@ -171,9 +180,9 @@ def test_a_shell_is_one_of_this_terminal(service: Service, typist: Typist) -> No
     typist.type(b"it runs\r")
     for _ in ("as typed", "by cat, which a shell about to start it would be instead"):
         typist.sees(b"it runs")
-    # It also takes away what the terminal has not shown yet, which may be the prompt.
-    typist.type(b"\x03echo $((6*8))\r")
-    typist.sees(b"48")
+    typist.type(b"\x03")
+    # It also takes away what was typed after it, and what was not shown yet, the prompt perhaps.
+    typist.gets(b"echo $((6*8))\r", b"48")
     typist.type(b"exit\r")
     assert typist.ends() == 0
     assert service.programs_end() != [-signal.SIGHUP]

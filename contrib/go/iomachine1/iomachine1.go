@@ -12,6 +12,7 @@
 // A parameter that may be left out may also be null, with the same meaning. Times are microseconds
 // since 1970-01-01 00:00 UTC (CLOCK_REALTIME). Sizes are bytes. A field of a reply that is optional
 // is absent when its value is not known.
+// This is version 1.0 of the interface.
 package iomachine1
 
 import (
@@ -131,8 +132,9 @@ func (e Timeout) Error() string {
 	return s
 }
 
-// The system bus or systemd-machined cannot be reached. Look at the state of dbus.service and
-// systemd-machined.service on the host, and try again.
+// The system bus or systemd-machined cannot be reached, or this service stops while replies are
+// still to come. Look at the state of dbus.service and systemd-machined.service on the host, and try
+// again.
 type Unavailable struct {
 	Reason string `json:"reason"`
 }
@@ -143,7 +145,8 @@ func (e Unavailable) Error() string {
 	return s
 }
 
-// systemd-machined refused or failed with an error that has no counterpart here.
+// systemd-machined refused or failed with an error that has no counterpart here. The journal of
+// systemd-machined.service on the host may say more.
 type Failed struct {
 	Dbus_error string `json:"dbus_error"`
 	Message    string `json:"message"`
@@ -1171,15 +1174,17 @@ func (c *VarlinkCall) ReplyTimeout(ctx context.Context) error {
 	return c.ReplyError(ctx, "io.machine1.Timeout", &out)
 }
 
-// The system bus or systemd-machined cannot be reached. Look at the state of dbus.service and
-// systemd-machined.service on the host, and try again.
+// The system bus or systemd-machined cannot be reached, or this service stops while replies are
+// still to come. Look at the state of dbus.service and systemd-machined.service on the host, and try
+// again.
 func (c *VarlinkCall) ReplyUnavailable(ctx context.Context, reason_ string) error {
 	var out Unavailable
 	out.Reason = reason_
 	return c.ReplyError(ctx, "io.machine1.Unavailable", &out)
 }
 
-// systemd-machined refused or failed with an error that has no counterpart here.
+// systemd-machined refused or failed with an error that has no counterpart here. The journal of
+// systemd-machined.service on the host may say more.
 func (c *VarlinkCall) ReplyFailed(ctx context.Context, dbus_error_ string, message_ string) error {
 	var out Failed
 	out.Dbus_error = dbus_error_
@@ -1550,6 +1555,7 @@ func (s *VarlinkInterface) VarlinkGetDescription() string {
 # A parameter that may be left out may also be null, with the same meaning. Times are microseconds
 # since 1970-01-01 00:00 UTC (CLOCK_REALTIME). Sizes are bytes. A field of a reply that is optional
 # is absent when its value is not known.
+# This is version 1.0 of the interface.
 interface io.machine1
 
 # A running container or virtual machine.
@@ -1844,14 +1850,16 @@ error TooManyOperations ()
 # after all is not known: look before trying again.
 error Timeout ()
 
-# The system bus or systemd-machined cannot be reached. Look at the state of dbus.service and
-# systemd-machined.service on the host, and try again.
+# The system bus or systemd-machined cannot be reached, or this service stops while replies are
+# still to come. Look at the state of dbus.service and systemd-machined.service on the host, and try
+# again.
 error Unavailable (
     # What could not be reached, for a person to read.
     reason: string
 )
 
-# systemd-machined refused or failed with an error that has no counterpart here.
+# systemd-machined refused or failed with an error that has no counterpart here. The journal of
+# systemd-machined.service on the host may say more.
 error Failed (
     # Name of the D-Bus error, for example System.Error.EIO.
     dbus_error: string,

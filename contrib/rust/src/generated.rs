@@ -13,6 +13,7 @@
 //! A parameter that may be left out may also be null, with the same meaning. Times are microseconds
 //! since 1970-01-01 00:00 UTC (CLOCK_REALTIME). Sizes are bytes. A field of a reply that is optional
 //! is absent when its value is not known.
+//! This is version 1.0 of the interface.
 
 use serde::{Deserialize, Serialize};
 use crate::client::{Client, Nothing};
@@ -292,13 +293,15 @@ pub enum Machine1Error {
     /// clones and removals of images have no such limit of their own. Whether the operation takes place
     /// after all is not known: look before trying again.
     Timeout,
-    /// The system bus or systemd-machined cannot be reached. Look at the state of dbus.service and
-    /// systemd-machined.service on the host, and try again.
+    /// The system bus or systemd-machined cannot be reached, or this service stops while replies are
+    /// still to come. Look at the state of dbus.service and systemd-machined.service on the host, and try
+    /// again.
     Unavailable {
         /// What could not be reached, for a person to read.
         reason: String,
     },
-    /// systemd-machined refused or failed with an error that has no counterpart here.
+    /// systemd-machined refused or failed with an error that has no counterpart here. The journal of
+    /// systemd-machined.service on the host may say more.
     Failed {
         /// Name of the D-Bus error, for example System.Error.EIO.
         dbus_error: String,
