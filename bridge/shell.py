@@ -73,6 +73,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("command", metavar="COMMAND", nargs="?", help="absolute path of a program, instead of a shell")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
+    if options.arguments and not options.command:
+        # argparse takes `NAME --user bob` for arguments, of no command, and who asked for bob would be root.
+        parser.error("options come before NAME, and COMMAND is the absolute path of a program")
     parameters: dict[str, object] = {"name": options.name, "allowInteractiveAuthentication": True}
     environment = options.env or []
     if os.isatty(INPUT) and "TERM" in os.environ and not any(each.startswith("TERM=") for each in environment):

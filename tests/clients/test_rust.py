@@ -26,14 +26,18 @@ from tests.unit import test_shell as twin
 from tests.unit.test_shell import (  # noqa: F401
     Service,
     run,
+    test_a_machine_that_does_not_read_keeps_nobody,
     test_a_service_that_hangs_up_is_an_error,
     test_a_service_that_makes_no_sense_is_an_error,
     test_a_shell_is_one_of_this_terminal,
     test_a_signal_leaves_the_terminal_as_it_was,
     test_a_terminal_that_goes_away_ends_it,
     test_much_output_comes_whole,
+    test_output_that_nobody_reads_ends_it,
     test_three_times_the_key_but_slowly_is_typing,
     test_three_times_the_key_leaves_and_what_runs_there_is_hung_up_on,
+    test_three_times_the_key_leaves_whatever_is_typed_around_it,
+    test_what_a_machine_says_in_an_error_can_only_be_read,
     test_who_is_gone_at_once_leaves_when_the_program_can_be_told,
     test_without_a_terminal_input_is_that_of_the_command_and_ends_it,
     test_without_a_terminal_output_is_that_of_the_command,
@@ -226,23 +230,6 @@ def test_a_signal_while_the_service_thinks_ends_it(service: Service, program: Pa
     assert termios.tcgetattr(theirs) == before
     os.close(ours)
     os.close(theirs)
-
-
-def test_who_cannot_be_told_what_is_said_is_an_error(service: Service, program: Path) -> None:
-    """Standard output is a pipe that nobody reads any more."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = subprocess.Popen(
-        [program, "--socket", service.path, "web", "/usr/bin/seq", "100000"],
-        stdin=subprocess.DEVNULL,
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    os.close(writer)
-    _, said = process.communicate(timeout=20)
-    assert (process.returncode, said) == (1, "machine1-shell: Broken pipe\n")
-    service.programs_end()
 
 
 def test_what_is_in_the_way_does_not_keep_anybody(service: Service, typist: twin.Typist) -> None:  # noqa: F811

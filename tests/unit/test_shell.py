@@ -199,6 +199,28 @@ def test_three_times_the_key_leaves_and_what_runs_there_is_hung_up_on(service: S
     assert service.programs_end() == [-signal.SIGHUP]
 
 
+@pytest.mark.parametrize("around", [(b"", b"x"), (b"x", b""), (b"x", b"x\r")])
+def test_three_times_the_key_leaves_whatever_is_typed_around_it(
+    service: Service, typist: Typist, around: tuple[bytes, bytes]
+) -> None:
+    typist.type((b"\x1d" * 3).join(around))
+    assert typist.ends() == 0
+    assert service.programs_end() == [-signal.SIGHUP]
+
+
+def test_a_machine_that_does_not_read_keeps_nobody(service: Service) -> None:
+    """However much is typed: by a terminal that it asks what it is, for example."""
+    typist = Typist(service, "web", "/bin/sh", "-c", "stty raw -echo; echo ready; exec sleep 60")
+    typist.sees(b"ready")
+    for _ in range(100):
+        typist.type(b"x" * 1000)
+    time.sleep(0.5)
+    typist.type(b"\x1d\x1d\x1d")
+    assert typist.ends() == 0
+    typist.close()
+    assert service.programs_end() == [-signal.SIGHUP]
+
+
 def test_three_times_the_key_but_slowly_is_typing(service: Service, typist: Typist) -> None:
     for _ in range(3):
         typist.type(b"\x1d")
@@ -208,7 +230,7 @@ def test_three_times_the_key_but_slowly_is_typing(service: Service, typist: Typi
     assert service.programs_end() != [-signal.SIGHUP]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_leaves_the_terminal_as_it_was(service: Service, typist: Typist, number: signal.Signals) -> None:
     assert termios.tcgetattr(typist.far) != typist.before
     typist.process.send_signal(number)
@@ -272,12 +294,31 @@ def test_much_output_comes_whole(service: Service) -> None:
     assert service.programs_end() == [0]
 
 
+@pytest.mark.parametrize("arguments", [["web", "--user", "bob"], ["web", "-l"], ["web", "", "x"]])
+def test_an_option_after_the_name_is_no_argument_of_nothing(service: Service, arguments: list[str]) -> None:
+    done = run(service, *arguments)
+    assert done.returncode == 2
+    assert b"options come before NAME" in done.stderr
+    assert service.calls == []
+
+
 def test_an_error_is_one_line(service: Service) -> None:
     service.fails("io.machine1.NoSuchMachine", name="web")
     done = run(service, "web")
     assert (done.returncode, done.stderr) == (1, b"machine1-bridge: NoSuchMachine: web\n")
     service.fails("io.machine1.Timeout")
     assert run(service, "web").stderr == b"machine1-bridge: Timeout\n"
+
+
+def test_what_a_machine_says_in_an_error_can_only_be_read(service: Service) -> None:
+    """It could write to the terminal."""
+    service.fails("io.machine1.Failed", dbus_error="x", message="\x1b[2J\nyour pässword:\r\u202e")
+    done = run(service, "web")
+    assert done.returncode == 1
+    said = done.stderr.decode()
+    assert "your pässword:" in said
+    assert said.endswith("\n")
+    assert said[:-1].isprintable()
 
 
 @pytest.mark.parametrize(
@@ -287,6 +328,9 @@ def test_an_error_is_one_line(service: Service) -> None:
         {"parameters": {}},
         {"parameters": {"pty_fd": 1}},
         {"parameters": {"pty_fd": "0"}},
+        {"parameters": {"pty_fd": False}},
+        {"error": 5},
+        {"error": "x.Y", "parameters": [1]},
         [],
         "x",
     ],
@@ -302,6 +346,17 @@ def test_a_service_that_makes_no_sense_is_an_error(service: Service, reply: obje
     done = run(service, "web")
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1, done.stderr
+
+
+def test_output_that_nobody_reads_ends_it(service: Service) -> None:
+    """As if SIGPIPE had."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = command(service, "web", "/usr/bin/yes")
+    done = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+    assert service.programs_end() == [-signal.SIGHUP]
 
 
 def test_a_service_that_hangs_up_is_an_error(service: Service) -> None:

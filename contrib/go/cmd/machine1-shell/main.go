@@ -15,6 +15,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -48,10 +49,26 @@ func main() {
 		fmt.Fprintf(os.Stderr, "%smachine1-shell: %v\n", usage, err)
 		os.Exit(2)
 	}
-	if err := run(socket, shell); err != nil {
-		fmt.Fprintf(os.Stderr, "machine1-shell: %v\n", err)
+	switch err := run(socket, shell); {
+	case errors.Is(err, errNobodyReads):
+		os.Exit(128 + int(syscall.SIGPIPE))
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "machine1-shell: %s\n", readable(err.Error()))
 		os.Exit(1)
 	}
+}
+
+// readable is a text that can do no more on a terminal than be read: some of an error is the machine's to say.
+func readable(text string) string {
+	var shown strings.Builder
+	for _, r := range text {
+		if strconv.IsPrint(r) {
+			shown.WriteRune(r)
+		} else {
+			shown.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	return shown.String()
 }
 
 // parse reads options, which come before NAME: all after it is the command's.
@@ -122,7 +139,7 @@ func run(socket string, shell iomachine1.Shell) (err error) {
 // endOnSignal ends the program by itself, since the rest of it may be waiting for anything.
 func endOnSignal(console *console, life *life) {
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT)
 	number := (<-signals).(syscall.Signal)
 	life.wait()
 	_ = console.restore() // it may be gone: SIGHUP

@@ -26,6 +26,10 @@ const (
 	escapePeriod = time.Second
 	endOfFile    = "\x04"
 
+	// Bytes from a terminal that may wait for a machine that does not read. More are lost, for who types has to be heard:
+	// a machine can make a terminal type (what it answers to who asks what it is), and not read it.
+	typedMax = 1024 * 1024
+
 	// The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that:
 	// looks at whether it has one, so far apart, for so long at most.
 	lookEvery   = 10 * time.Millisecond
@@ -34,6 +38,9 @@ const (
 	// A program whose terminal is closed before it has opened it would run on: a shell lasts so long at least.
 	lifeMin = 500 * time.Millisecond
 )
+
+// errNobodyReads is the end of a program that SIGPIPE would have ended.
+var errNobodyReads = errors.New("nobody reads standard output")
 
 // life is the time that a shell has lasted.
 type life struct{ began atomic.Pointer[time.Time] }
@@ -120,12 +127,7 @@ func (s *session) step() (over bool, err error) {
 		events |= unix.POLLOUT
 	}
 	wait := -1
-	// A program that does not read keeps nobody from leaving: more than a person types is read ahead.
-	ahead := 0
-	if s.console.isTerminal() {
-		ahead = size
-	}
-	input := s.hasStarted() && !s.inputEnded && len(s.typed) <= ahead
+	input := s.hasStarted() && !s.inputEnded && (s.console.isTerminal() || len(s.typed) == 0)
 	if !s.started {
 		wait = int(lookEvery.Milliseconds())
 	}
@@ -146,7 +148,9 @@ func (s *session) step() (over bool, err error) {
 		s.console.giveSizeTo(s.pty)
 	}
 	if output != 0 {
-		if s.said, err = write(s.console.output, s.said); err != nil {
+		if s.said, err = write(s.console.output, s.said); errors.Is(err, unix.EPIPE) {
+			return true, errNobodyReads
+		} else if err != nil {
 			return true, fmt.Errorf("standard output: %w", err)
 		}
 	} else if len(s.said) == 0 && pty&^unix.POLLOUT != 0 {
@@ -230,6 +234,7 @@ func (s *session) read() (over bool, err error) {
 		return s.console.isTerminal(), nil
 	}
 	s.typed = append(s.typed, data[:n]...)
+	s.typed = s.typed[:min(typedMax, len(s.typed))]
 	s.inLine = data[n-1] != '\n'
 	return s.console.isTerminal() && s.escaped(data[:n]), nil
 }

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Ok(End::Left) => ExitCode::SUCCESS,
         Ok(End::Signal(number)) => ExitCode::from(128 + number),
         Err(reason) => {
-            say(&format!("machine1-shell: {reason}"));
+            say(&format!("machine1-shell: {}", readable(&reason)));
             ExitCode::FAILURE
         }
     }
@@ -49,6 +49,15 @@ fn main() -> ExitCode {
 /// To whom can be told: eprintln! panics where nobody listens, as on a terminal that went away.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A text that can do no more on a terminal than be read: some of an error is the machine's to say.
+fn readable(text: &str) -> String {
+    let shown = |key: char| match key {
+        '\'' | '"' | '\\' => key.to_string(),
+        key => key.escape_debug().to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 fn run(options: &Options) -> Result<End, String> {

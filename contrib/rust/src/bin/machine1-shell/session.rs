@@ -23,6 +23,7 @@ const ESCAPE_TIME: Duration = Duration::from_secs(1);
 /// Bytes from a terminal that may wait for a machine that does not read. More are lost, for who types has to be heard: a
 /// machine can make a terminal type (what it answers to who asks what it is), and not read it.
 const TYPED_MAX: usize = 1024 * 1024;
+const SIGPIPE: u8 = libc::SIGPIPE as u8;
 const END_OF_FILE: u8 = 0x04;
 /// The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that: looks
 /// at whether it has one, so long apart, for so long at most.
@@ -81,8 +82,12 @@ impl Session {
             if let Some(number) = signals.end() {
                 return Ok(End::Signal(number));
             }
-            if !self.step(signals)? {
-                return Ok(End::Left);
+            match self.step(signals) {
+                Ok(true) => {}
+                Ok(false) => return Ok(End::Left),
+                // Nobody reads standard output: as if the signal had ended this program.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Signal(SIGPIPE)),
+                Err(error) => return Err(error),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::{flag, low_level::pipe};
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Signals {
         let (came, comes) = UnixStream::pair()?;
         came.set_nonblocking(true)?;
         let ends = Arc::new(AtomicUsize::new(0));
-        for signal in [SIGTERM, SIGHUP, SIGINT] {
+        for signal in [SIGTERM, SIGHUP, SIGINT, SIGQUIT] {
             // In this order: who is woken finds the number.
             flag::register_usize(signal, Arc::clone(&ends), signal as usize)?;
             pipe::register(signal, comes.try_clone()?)?;
