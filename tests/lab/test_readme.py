@@ -51,6 +51,7 @@ EXPECTED = {
     "Check": Expectation(r'"allowed"\s*:\s*true'),
     "KillMachine": Expectation(r"^$"),
     "machine1-bridge shell web /": Expectation(r"(?m)^bin\b"),
+    "machine1-bridge report": Expectation(r"\[wrong\]\nnothing"),
 }
 _numbers = itertools.count(1)
 
