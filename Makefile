@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: help test lint derive freeze clients clients-go clients-rust bench fuzz soak truth
-.PHONY: demo demo-shell demo-down install uninstall clean
+.PHONY: demo demo-shell demo-down install uninstall deb wheel clean
 
 help:
 	@echo 'make demo        boot a host in namespaces with the bridge installed, and show what it does'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench       what a call, a start and the idle service cost, beside the native ways'
 	@echo 'make fuzz        look for inputs that break the service, FUZZ_SECONDS=$(FUZZ_SECONDS); findings are in build/fuzz'
 	@echo 'make install     DESTDIR=$(DESTDIR) PREFIX=$(PREFIX);  make uninstall  takes it out again'
+	@echo 'make deb         a package for Debian 13 and newer, in build;  make wheel  a Python wheel'
 	@echo 'make derive      io.machine1.varlink, bridge/contract.json, io.machine1(7) from schema/machine1.openapi.yaml'
 	@echo 'make freeze      keep the interface as a release, which later ones are held against'
 	@echo 'make clients     what is generated in contrib/go and contrib/rust, from io.machine1.varlink'
@@ -102,6 +103,12 @@ install: $(VENV)/ready
 
 uninstall: $(VENV)/ready
 	$(RUN) contrib/install.py uninstall --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
+
+deb: $(VENV)/ready
+	@$(RUN) -m tests.lab.packages deb
+
+wheel: $(VENV)/ready
+	@$(RUN) -m tests.lab.packages wheel
 
 clean:
 	rm -rf $(VENV) build contrib/rust/target *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -32,7 +32,7 @@ SOCKET_UNIT = "machine1-bridge.socket"
 UNITS = (SOCKET_UNIT, MAIN, "machine1-bridge@*", MACHINED, BUS, POLKIT)
 PROPERTIES = (
     "Id", "LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "FragmentPath", "DropInPaths", "MainPID",
-    "NeedDaemonReload", "LimitNOFILE", "LimitNOFILESoft", "User", "ExecMainStartTimestamp", "ExecMainCode",
+    "NeedDaemonReload", "LimitNOFILE", "LimitNOFILESoft", "User", "StateChangeTimestamp", "ExecMainCode",
     "ExecMainStatus",
 )  # fmt: skip
 REGISTRY = Path("/run/varlink/registry/io.machine1")
@@ -356,9 +356,9 @@ class Report:
             return self._say(shown, f"the one that comes with the program, loads: {', '.join(told)}")
         self._say(shown, f"loads: {', '.join(told)}")
         unit = self._units.get(MAIN if name == "default" else f"machine1-bridge@{name}.service", {})
-        started = unit.get("ExecMainStartTimestamp", "").removeprefix("@")
-        if unit.get("ActiveState") == "active" and started.isdecimal() and written > int(started) + 1:
-            self._wrong(f"{shown} is newer than the service that follows it: restart {self.names.unit(unit['Id'])}")
+        read = unit.get("StateChangeTimestamp", "").removeprefix("@")  # started or reloaded
+        if unit.get("ActiveState") == "active" and read.isdecimal() and written > int(read) + 1:
+            self._wrong(f"{shown} is newer than the service that follows it: reload {self.names.unit(unit['Id'])}")
         return None
 
     def _answers(self, bus: Outcome, machined: Outcome) -> None:

@@ -3,12 +3,16 @@
 
     python contrib/install.py install   --destdir D --prefix /usr [--python-version X.Y]
     python contrib/install.py uninstall --destdir D --prefix /usr
+    python contrib/install.py stage     --destdir D --prefix /usr --packages DIR...
     python contrib/install.py lock      writes contrib/requirements.txt anew from pyproject.toml
 
 The packages are for the Python of the system under DESTDIR, not for the one that runs this: wheels come with pip (which
 checks the hashes in contrib/requirements.txt), are kept in a cache and are unpacked here. An installation whose wheels
 are in the cache needs no network and no pip. What can fail happens in a folder beside the target, which is renamed at
 the end; everything that was written is listed in the manifest, and `uninstall` removes that and nothing else.
+
+`stage` is for makers of packages: it lays the same files into an empty DESTDIR, for the Python packages of the system,
+which are in DIR.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import json
 import os
 import platform
 import re
@@ -26,7 +31,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -44,7 +49,7 @@ SERVICE_SUFFIXES = {".py", ".json", ".varlink"}
 PRUNED_FOLDERS = {"tests", "benchmarks", "__pycache__"}
 PRUNED_SUFFIXES = {".pyi", ".typed"}
 KEPT_OF_DIST_INFO = re.compile(r"^(METADATA|LICEN[CS]E.*|COPYING.*|NOTICE.*|AUTHORS.*|licenses/.*|sboms/.*)$")
-# where each file of contrib/ goes, below PREFIX
+# where each file of contrib/ goes, below PREFIX; packages get theirs from here too
 DATA_FILES = {
     "contrib/systemd/machine1-bridge.socket": "lib/systemd/system/machine1-bridge.socket",
     "contrib/systemd/machine1-bridge.service": "lib/systemd/system/machine1-bridge.service",
@@ -305,9 +310,15 @@ def remove(target: Target, files: Iterable[str], folders: Iterable[str]) -> None
             continue  # someone else's files are in it, or it is gone
 
 
-def adapted(source: Path, target: Target) -> bytes:
-    """A file of contrib/ with the paths of another PREFIX and the version of the target's Python."""
+def adapted(source: Path, target: Target, packages: Sequence[str] = ()) -> bytes:
+    """A file of contrib/ with the paths of another PREFIX and the version of the target's Python.
+
+    Where its Python packages are `packages` of the system, its package manager keeps them and Python together.
+    """
     text = source.read_text(encoding="utf-8")
+    if packages:
+        text = text.replace("!= (3, 0)", f"< {MINIMUM}")
+        text = text.replace("*sys.path]", f"*sys.path, {', '.join(map(json.dumps, packages))}]")
     text = text.replace(f"/usr/lib/{NAME}", f"{target.prefix}/lib/{NAME}")
     return text.replace("(3, 0)", f"({target.python[0]}, {target.python[1]})").encode()
 
@@ -315,16 +326,17 @@ def adapted(source: Path, target: Target) -> bytes:
 # --- install and uninstall
 
 
-def build(target: Target, folder: Path) -> None:
+def build(target: Target, folder: Path, packages: Sequence[str] = ()) -> None:
     """Makes the contents of PREFIX/lib/machine1-bridge in another folder of the same file system."""
-    for name, content in wheels_for(target).items():
-        unpack(name, content, folder)
+    if not packages:
+        for name, content in wheels_for(target).items():
+            unpack(name, content, folder)
     for path in files_below(TREE / "bridge"):
         inside = path.relative_to(TREE / "bridge")
         if path.suffix in SERVICE_SUFFIXES and not PRUNED_FOLDERS.intersection(inside.parts):
             write(folder / "bridge" / inside, path.read_bytes())
     write(folder / "default.toml", (TREE / "contrib/policy/default.toml").read_bytes())
-    write(folder / NAME, adapted(TREE / "contrib" / NAME, target), 0o755)
+    write(folder / NAME, adapted(TREE / "contrib" / NAME, target, packages), 0o755)
 
 
 def compile_modules(target: Target, folder: Path) -> str | None:
@@ -371,13 +383,19 @@ def swap(new: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def install(target: Target) -> None:
+def check_tree() -> None:
     required = (f"contrib/{NAME}", "contrib/policy/default.toml", "bridge/__main__.py", "bridge/contract.json")
     for source in (*DATA_FILES, *required):
         if not (TREE / source).is_file():
             raise InstallError(f"{source} is missing in {TREE}")
+
+
+def install(target: Target) -> None:
+    check_tree()
     old_files, old_folders = read_manifest(target)
     place = target.path("lib", NAME)
+    if not old_files and (place / NAME).exists():
+        raise InstallError(f"{place} is from a package of the system; remove that first")
     folders = make_folders(place.parent)
     new = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{NAME}.new-"))
     try:
@@ -409,6 +427,25 @@ def install(target: Target) -> None:
         link.symlink_to(f"../lib/{NAME}/{NAME}")
     remove(target, set(old_files) - set(inside_files), set(old_folders) - inside_folders)
     report(target, uncompiled)
+
+
+def stage(target: Target, packages: Sequence[str]) -> None:
+    """Lays the files of a package into an empty DESTDIR, and prints those outside of PREFIX/lib/machine1-bridge.
+
+    Without byte code and manifest, which the package manager makes, and without the licence, which has its own place in
+    each kind of package.
+    """
+    check_tree()
+    if any(target.root.iterdir()):
+        raise InstallError(f"{target.root} is not empty")
+    build(target, target.path("lib", NAME), packages)
+    outside = {source: target.path(inside) for source, inside in DATA_FILES.items() if source != "LICENSE"}
+    link = target.path("bin", NAME)
+    for source, path in outside.items():
+        write(path, adapted(TREE / source, target))
+    make_folders(link.parent)
+    link.symlink_to(f"../lib/{NAME}/{NAME}")
+    print(*sorted(below(target, str(path)) for path in (*outside.values(), link)), sep="\n")
 
 
 def below(target: Target, path: str) -> str:
@@ -477,19 +514,27 @@ def lock() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=f"Install or remove {NAME}.")
-    parser.add_argument("action", choices=("install", "uninstall", "lock"))
+    parser = argparse.ArgumentParser(description=f"Install, remove or package {NAME}.")
+    parser.add_argument("action", choices=("install", "uninstall", "stage", "lock"))
     parser.add_argument("--destdir", default="", help="root of the system to install into (default: this system)")
     parser.add_argument("--prefix", default="/usr")
     parser.add_argument("--python-version", metavar="X.Y", help="for a DESTDIR without Python (default: this one's)")
+    parser.add_argument("--packages", metavar="DIR", nargs="+", help="stage: where the system has its Python packages")
     options = parser.parse_args(arguments)
+    if (options.action == "stage") != (options.packages is not None):
+        parser.error("--packages belongs to stage, which needs it")
     os.umask(0o022)  # the service's user has to read all of it, byte code too
     try:
         if options.action == "lock":
             lock()
         else:
+            if options.action == "stage":
+                Path(options.destdir).mkdir(parents=True, exist_ok=True)
             target = find_target(options.destdir, options.prefix, options.python_version)
-            (install if options.action == "install" else uninstall)(target)
+            if options.action == "stage":
+                stage(target, options.packages)
+            else:
+                (install if options.action == "install" else uninstall)(target)
     except InstallError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1

@@ -330,7 +330,7 @@ def test_the_time_of_day_decides_nothing(tmp_path: Path, bus: Bus, machined: Fak
 
 
 def test_nobody_asks_for_the_time_of_day() -> None:
-    """But to compare it with the times of files, which are such. What has ended may sleep."""
+    """But to compare it with the times of files, which are such, and to date a report. What has ended may sleep."""
     asked: dict[str, set[str]] = {}
     for path in (REPOSITORY / "bridge").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -341,6 +341,7 @@ def test_nobody_asks_for_the_time_of_day() -> None:
                 assert not imported & {"datetime", "time_ns", "localtime", "gmtime"}, path
                 assert getattr(node, "module", None) != "time", path
     assert asked.pop("remembered") == {"time_ns"}
+    assert asked.pop("report") == {"strftime", "gmtime", "monotonic"}
     assert {module for module, names in asked.items() if "sleep" in names} == {"shell", "stdio", "fds"}
     assert set.union(*asked.values()) == {"monotonic", "monotonic_ns", "sleep"}
 

@@ -41,7 +41,7 @@ def unavailable(reason: Unavailable) -> NoReturn:
     pytest.skip(f"the lab is not available: {reason}")
 
 
-def _boot(suite: str) -> Host:
+def boot(suite: str) -> Host:
     try:
         return Host.boot(suite, f"{suite}-{os.getpid()}-{next(_numbers)}")
     except Unavailable as reason:
@@ -58,14 +58,14 @@ def suite(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def bare_host(suite: str) -> Iterator[Host]:
     """A host without the bridge, shared by all tests of the suite that ask for it: leave it as it is."""
-    with _boot(suite) as host:
+    with boot(suite) as host:
         yield host
 
 
 @pytest.fixture(scope="session")
 def host(suite: str) -> Iterator[Host]:
     """A host with the bridge installed and the guest `guest1` running, shared by the tests: leave both as they are."""
-    with _boot(suite) as host:
+    with boot(suite) as host:
         host.install()
         host.guest(GUEST)
         warm(host)
@@ -75,7 +75,7 @@ def host(suite: str) -> Iterator[Host]:
 @pytest.fixture
 def fresh_host(suite: str) -> Iterator[Host]:
     """A host with the bridge installed for one test alone, which may do to it what it likes. No guest runs in it."""
-    with _boot(suite) as host:
+    with boot(suite) as host:
         host.install()
         yield host
 

@@ -57,7 +57,11 @@ GUEST_SUITE = "trixie"
 KINDS: Mapping[str, Sequence[str]] = {
     "plain": [],
     "ssh": ["openssh-client", "openssh-server"],
+    "debian": ["python3-varlink", "python3-jeepney", "python3-jsonschema"],  # what the Debian package depends on
 }
+#: What packages are made and checked with, in the suite that they are for.
+BUILD_SUITE = "trixie"
+BUILD_PACKAGES = ["debhelper", "dh-python", "lintian", "python3", "rpm", "rpmlint"]
 
 #: Units that would write to this machine's kernel settings, ask questions on the console, or only cost time.
 MASKED_UNITS = [
@@ -295,7 +299,7 @@ def _setup_command(command: Sequence[str], what: str) -> None:
 def _prune(root: Path) -> None:
     """Remove what an earlier package list of the same suite and use has left, unless a host stands on it."""
     wanted = {root_path(suite, [*HOST_PACKAGES, *more]) for suite in SUITES for more in KINDS.values()}
-    wanted |= {root_path(GUEST_SUITE, GUEST_PACKAGES), root}
+    wanted |= {root_path(GUEST_SUITE, GUEST_PACKAGES), root_path(BUILD_SUITE, BUILD_PACKAGES), root}
     for old in set(root.parent.iterdir()) - wanted:
         descriptor = os.open(old, os.O_RDONLY | os.O_DIRECTORY)
         with contextlib.suppress(BlockingIOError):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import _boot
+from .conftest import boot
 from .host import SUITES, Host
 from .test_machines import eventually
 from .varlink import call, has_varlinkctl, images, machines
@@ -66,7 +66,7 @@ def unescaped(roff: str) -> str:
 @pytest.fixture(scope="module")
 def page_host(suite: str) -> Iterator[Host]:
     """A host of these tests alone, which may do to it what they like."""
-    with _boot(suite) as host:
+    with boot(suite) as host:
         host.install()
         yield host
 

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 
-from .conftest import unavailable
-from .host import REPOSITORY, SUITES, Host, Unavailable
+from .conftest import boot
+from .host import REPOSITORY, SUITES, Host
 from .test_machines import eventually
 
 _PART = re.search(r"\n## Call it\n(.*?)\n## ", (REPOSITORY / "README.md").read_text(), re.DOTALL)
@@ -53,17 +52,12 @@ EXPECTED = {
     "machine1-bridge shell web /": Expectation(r"(?m)^bin\b"),
     "machine1-bridge report": Expectation(r"\[wrong\]\nnothing"),
 }
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def readme_host(suite: str) -> Iterator[Host]:
     """A host with a guest of the README's name."""
-    try:
-        host = Host.boot(suite, f"{suite}-{os.getpid()}-readme{next(_numbers)}")
-    except Unavailable as reason:
-        unavailable(reason)
-    with host:
+    with boot(suite) as host:
         host.install()
         yield host
 

@@ -476,3 +476,49 @@ def test_nothing_is_written_where_a_link_leads_out_of_destdir(tmp_path: Path) ->
     assert done.returncode != 0
     assert "leads out of" in done.stderr
     assert list(victim.iterdir()) == []
+
+
+def test_a_package_has_the_same_files_without_python_packages(
+    installer: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are the system's: the program looks for them where they are, with any Python that is new enough."""
+    arguments = ["stage", "--destdir", str(root), "--prefix", "/usr", "--packages", "/usr/lib/python3/dist-packages"]
+    assert installer.main(arguments) == 0
+    outside = capsys.readouterr().out.splitlines()
+    data = {f"/usr/{inside}" for source, inside in installer.DATA_FILES.items() if source != "LICENSE"}
+    assert set(outside) == data | {"/usr/bin/machine1-bridge"}
+    library = root / "usr/lib/machine1-bridge"
+    files = {str(path.relative_to(library)) for path in library.rglob("*") if path.is_file()}
+    assert files == {
+        "machine1-bridge", "default.toml", "bridge/__init__.py", "bridge/__main__.py", "bridge/contract.json"
+    }  # fmt: skip
+    program = (library / "machine1-bridge").read_text()
+    assert 'sys.path = ["/usr/lib/machine1-bridge", *sys.path, "/usr/lib/python3/dist-packages"]' in program
+    assert "if sys.version_info[:2] < (3, 11):" in program
+
+
+def test_a_package_is_laid_into_an_empty_folder(
+    installer: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "something").touch()
+    arguments = ["stage", "--destdir", str(root), "--prefix", "/usr", "--packages", "/x"]
+    assert installer.main(arguments) == 1
+    assert capsys.readouterr().err == f"machine1-bridge: {root} is not empty\n"
+    assert [path.name for path in root.iterdir()] == ["something"]
+
+
+@pytest.mark.parametrize("arguments", [["stage"], ["install", "--packages", "/x"]])
+def test_where_the_packages_are_is_for_stage(installer: ModuleType, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        installer.main(arguments)
+
+
+def test_what_a_package_manager_installed_is_left_to_it(
+    installer: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = root / "usr/lib/machine1-bridge"
+    library.mkdir(parents=True)
+    (library / "machine1-bridge").write_text("of a package")
+    assert installer.main(["install", "--destdir", str(root), "--prefix", "/usr"]) == 1
+    assert "is from a package of the system; remove that first" in capsys.readouterr().err
+    assert [path.name for path in library.iterdir()] == ["machine1-bridge"]

@@ -308,9 +308,9 @@ def test_a_policy_that_is_newer_than_its_service(
     service: Service, programs: Callable[..., None], capfdbinary: pytest.CaptureFixture[bytes], folder: Path
 ) -> None:
     (folder / "default.toml").write_text('preset = "read-only"\n')
-    problem = "! default.toml is newer than the service that follows it: restart machine1-bridge.service"
+    problem = "! default.toml is newer than the service that follows it: reload machine1-bridge.service"
     for started, newer in ((time.time() - 100, True), (time.time() + 100, False)):
-        programs(systemctl=show(service={"ExecMainStartTimestamp": f"@{started:.0f}"}))
+        programs(systemctl=show(service={"StateChangeTimestamp": f"@{started:.0f}"}))
         assert (problem in run(capfdbinary, "--socket", service.path)["wrong"]) is newer
 
 

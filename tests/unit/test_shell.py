@@ -61,7 +61,7 @@ class Service:
         parameters = self.calls[-1]["parameters"]
         terminal, far = pty.openpty()
         # What a shell starts in the background ignores ^C, and so does all that this has started.
-        program = ["setsid", "--ctty", "env", "--default-signal=INT", *parameters.get("args", ["sh"])]
+        program = ["setsid", "--ctty", "env", "--default-signal", *parameters.get("args", ["sh"])]
         environment = {"PS1": PROMPT.decode(), "PATH": os.environ["PATH"]}
         self._programs.append(subprocess.Popen(program, stdin=far, stdout=far, stderr=far, env=environment))
         os.close(far)
