@@ -13,6 +13,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
+from .text import printable
+
 CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 
 IDENTIFIER = "machine1-bridge"
@@ -199,7 +201,7 @@ def record(priority: int, message: str, **fields: object) -> None:
             _flush()
     elif priority < DEBUG and _standard_error:
         # On a terminal no name of an image may do more than be read.
-        text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
+        text = printable(message, keep="\n")
         try:
             print(f"{IDENTIFIER}: {text}", file=sys.stderr, flush=True)
         except OSError:

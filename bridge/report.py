@@ -22,6 +22,7 @@ from typing import Any
 from . import __version__
 from .probe import Outcome, Program, Service, SilentError
 from .shell import DEFAULT_SOCKET
+from .text import printable
 
 LINES = 50
 
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> int:
     report = Report(Names(options.names), options.socket, max(0, options.journal))
     try:
         text = report.write()
-        sys.stdout.buffer.write(report.names.text(printable(text)).encode())
+        sys.stdout.buffer.write(report.names.text(printable(text, keep="\n")).encode())
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -82,13 +83,6 @@ def main(arguments: list[str]) -> int:
     finally:
         report.close()
     return 0
-
-
-def printable(text: str) -> str:
-    """Nothing that programs say moves the cursor."""
-    return "".join(
-        character if character == "\n" or character.isprintable() else f"\\x{ord(character):02x}" for character in text
-    )
 
 
 class Names:

@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from .text import printable
+
 DEFAULT_SOCKET = "/run/machine1/io.machine1"
 INPUT, OUTPUT = 0, 1
 SIZE = 65536
@@ -93,8 +95,7 @@ def main(arguments: list[str]) -> int:
                 os.close(pty)
     except ShellError as error:
         # Some of it is the machine's to say, and on a terminal it may do no more than be read.
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
-        print(f"machine1-bridge: {text}", file=sys.stderr)
+        print(f"machine1-bridge: {printable(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 128 + signal.SIGPIPE  # nobody reads any more

@@ -43,11 +43,12 @@ ORDER = [
     "fds",
     "errors",
     "journal",
+    "text",
     "__init__",
 ]
 
 # These know nothing of the bridge.
-LEAVES = ["activation", "loop", "limits", "fds", "errors", "journal", "__init__"]
+LEAVES = ["activation", "loop", "limits", "fds", "errors", "text", "__init__"]
 
 # Who may import what. `asyncio` costs half a cold start, see loop.py.
 ALLOWED = {

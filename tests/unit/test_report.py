@@ -359,10 +359,6 @@ def test_names_of_users_in_paths() -> None:
     assert report.Names(True).text("/home/joe") == "/home/joe"
 
 
-def test_nothing_moves_the_cursor() -> None:
-    assert report.printable("a\n\x1b[2Jb\x9b\u202e") == "a\n\\x1b[2Jb\\x9b\\x202e"
-
-
 def test_a_defect_of_one_section_is_said_in_it(
     service: Service,
     programs: Callable[..., None],
