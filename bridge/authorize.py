@@ -60,6 +60,7 @@ class Authorizer:
         action, details = question(name, method, parameters)
         interactive = parameters.get("allowInteractiveAuthentication", False)
         await self._polkit.check(peer, action, details, interactive)
+        self.policy.decide(name, parameters)  # it may be another one, after somebody had to find a password
         return "polkit"
 
 

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from jeepney import DBusAddress, new_method_call
@@ -70,15 +71,19 @@ def to_varlink_error(error: DBusError, names: Mapping[str, str]) -> errors.Varli
         return errors.Failed(error.name, error.message)
 
 
+@dataclass(slots=True)
+class Rules:
+    """How often another policy came. All views of a Machined have the same."""
+
+    changes: int = 0
+
+
 class Machined:
     """Calls to systemd-machined's manager object.
 
     Each kind has a connection of its own: reads are everybody's, and however many there are and however long machined
     takes for them, they keep no change from machined; nor does a slow one keep a machine from being terminated.
     """
-
-    rules = 0
-    """How often another policy came: what was shared under one is not shared under the next."""
 
     def __init__(self, loop: Loop, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
         self._loop = loop
@@ -93,6 +98,7 @@ class Machined:
         self._quick = Bus(loop, AT_ONCE, limits.waiting_calls)
         self._slow = Bus(loop, limits.calls_per_user, limits.waiting_calls)
         self._user = ROOT
+        self._rules = Rules()
 
     def on_behalf_of(self, user: int) -> "Machined":
         """The same, for the calls of this user."""
@@ -100,9 +106,14 @@ class Machined:
         view.__dict__ = self.__dict__ | {"_user": user}
         return view
 
+    @property
+    def rules(self) -> int:
+        """Which policy's: what was shared under one is not shared under the next."""
+        return self._rules.changes
+
     def change_rules(self, limits: Limits) -> None:
         """Those of another policy, for calls that do not wait yet."""
-        self.rules += 1
+        self._rules.changes += 1
         self._quick.turns.limit(AT_ONCE, limits.waiting_calls)
         self._slow.turns.limit(limits.calls_per_user, limits.waiting_calls)
 

@@ -25,6 +25,11 @@ class Outcome:
     failure: str = ""
 
 
+def _environment(user: str | None) -> dict[str, str]:
+    """Whom a program runs as can read its environment, and root's is nobody else's."""
+    return dict(os.environ) if user is None else {"PATH": os.environ.get("PATH", os.defpath)}
+
+
 class Program:
     """One that runs beside the others until it has ended or its time is over. Its output waits in memory for us."""
 
@@ -40,7 +45,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._errors,
-                env=os.environ | {"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": "cat"},
+                env=_environment(user) | {"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": "cat"},
                 start_new_session=True,
                 user=user,
                 group=user,

@@ -95,6 +95,11 @@ class Server:
         self._resume_accepting()
         self._expect_idleness()
 
+    def limit(self, limits: Limits) -> None:
+        """From now on. Who is in stays."""
+        self.limits = limits
+        self._resume_accepting()
+
     def stop(self) -> None:
         """Accept nobody any more, finish the calls under way, then end the loop."""
         if self._stopping:
@@ -376,6 +381,8 @@ class Connection:
         self._share.start(self._made(self._dispatcher.answer(call, self.peer)), partial(self._finished, call))
 
     def _follow(self, call: Call, stream: Stream) -> None:
+        if self._finishing:
+            _close_stream(stream)  # it may have come after `finish`
         self._call = call
         self._share.start(self._made(self._dispatcher.follow(call, self.peer, stream)), partial(self._finished, call))
 

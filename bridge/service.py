@@ -85,7 +85,7 @@ def serve(listeners: list[Listener], policy: Policy, options: Options) -> None:
         finally:
             activation.notify("READY=1", os.environ)
         authorizer.policy = policy
-        server.limits = limits
+        server.limit(limits)
         machined.change_rules(limits)
         quick.turns.limit(AT_ONCE, limits.waiting_calls)
         patient.turns.limit(limits.calls_per_user, limits.waiting_calls)

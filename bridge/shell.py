@@ -171,7 +171,7 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
-            termios.tcsetattr(INPUT, termios.TCSADRAIN, self._before)
+            termios.tcsetattr(INPUT, termios.TCSANOW, self._before)  # ^S may have stopped output
 
     @property
     def is_there(self) -> bool:
@@ -180,7 +180,7 @@ class Terminal:
     def be_raw(self) -> None:
         """Each key goes to the machine, ^C too."""
         if self._before is not None:
-            tty.setraw(INPUT, termios.TCSADRAIN)
+            tty.setraw(INPUT, termios.TCSANOW)
 
     def give_size_to(self, pty: int) -> None:
         if os.isatty(OUTPUT):

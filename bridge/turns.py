@@ -25,6 +25,7 @@ class Turns:
     def limit(self, per_user: int, waiting_max: int) -> None:
         """From now on. Who has a place, or waits, stays."""
         self.per_user, self.waiting_max = per_user, waiting_max
+        self._hand_out()
 
     @property
     def taken(self) -> int:
@@ -59,6 +60,9 @@ class Turns:
         self._taken[user] -= 1
         if not self._taken[user]:
             del self._taken[user]
+        self._hand_out()
+
+    def _hand_out(self) -> None:
         while (following := next(filter(self.has_place, self._queues), None)) is not None:
             queue = self._queues.pop(following)
             place = queue.popleft()

@@ -14,7 +14,7 @@ import pytest
 from bridge import fds, journal
 from bridge.bus import DEADLINE
 from bridge.listed import Images, Machines
-from bridge.machined import READS, Machined, images_by_name, machines_by_name
+from bridge.machined import READS, Machined, Rules, images_by_name, machines_by_name
 
 T = TypeVar("T")
 
@@ -85,6 +85,7 @@ class FakeMachined(Machined):
 
     def __init__(self, *body: object, error: Exception | None = None) -> None:
         self.asked: list[Asked] = []
+        self._rules = Rules()
         self._body = body
         self._error = error
 

@@ -66,6 +66,25 @@ def authorize(decides: Policy, polkit: Polkit, uid: int, name: str, parameters: 
     return result_of(Authorizer(decides, polkit).authorize(peer_of(uid), name, method, normalize(name, parameters)))
 
 
+class ForgetfulPolkit(FakePolkit):
+    """While it asks for a password, the administrator changes the policy."""
+
+    authorizer: Authorizer
+
+    async def check(self, peer: Peer, action: str, details: Mapping[str, str], interactive: bool) -> None:
+        await super().check(peer, action, details, interactive)
+        self.authorizer.policy = policy(base="")
+
+
+def test_a_policy_that_changed_meanwhile_is_asked_again() -> None:
+    polkit = ForgetfulPolkit()
+    polkit.authorizer = Authorizer(policy(), polkit)
+    asked = polkit.authorizer.authorize(peer_of(USER), TERMINATE, METHODS[TERMINATE], {"name": "web"})
+    with pytest.raises(PermissionDenied):
+        result_of(asked)
+    assert len(polkit.asked) == 1
+
+
 async def _never(machined: object, parameters: object) -> Reply:
     raise AssertionError
 

@@ -180,6 +180,20 @@ def test_each_question_about_the_same_has_one_reply() -> None:
 
 
 @pytest.mark.parametrize(("method", "parameters"), QUESTIONS)
+def test_under_another_policy_it_is_another(method: str, parameters: dict[str, object]) -> None:
+    """For a call as well that was under way, in the view of a user that it had."""
+    machined = SameMachined()
+    view = machined.on_behalf_of(1000)
+    assert isinstance(view, SameMachined)
+    before = call(method, machined, **parameters)
+    assert call(method, view, **parameters) is before
+    machined._rules.changes += 1
+    after = call(method, view, **parameters)
+    assert after is not before
+    assert call(method, machined, **parameters) is after
+
+
+@pytest.mark.parametrize(("method", "parameters"), QUESTIONS)
 def test_others_have_other_replies(method: str, parameters: dict[str, object]) -> None:
     machined = SameMachined()
     before = call(method, machined, **parameters)

@@ -393,6 +393,17 @@ def test_a_program_says_what_it_says(programs: Callable[..., None]) -> None:
         assert (outcome.output, outcome.failure) == (output, failure)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root, who alone can be somebody else")
+def test_whom_a_program_runs_as_gets_nothing_of_roots_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    for user, told in ((None, True), ("daemon", False)):
+        program = Program("env", user=user)
+        output = program.outcome().output
+        program.close()
+        assert ("SECRET=hunter2" in output) is told
+        assert "LC_ALL=C.UTF-8" in output
+
+
 def test_the_command_says_it_all_and_nothing_else(service: Service) -> None:
     """Not a warning either, and no output half-way to somebody who has read enough."""
     command = [sys.executable, "-X", "dev", "-W", "error", "-m", "bridge", "report", "--socket", service.path]

@@ -694,6 +694,17 @@ def test_users_together_get_three_quarters_and_one_at_least(
         assert clients[of_users].echo()
 
 
+def test_a_higher_limit_opens_the_door_again(stage: Stage) -> None:
+    """Nobody has to leave for that."""
+    stage.server.limit(Limits(connections=1))
+    first, second = stage.client(), stage.client()
+    assert first.echo()
+    assert second.silent()
+    stage.server.limit(Limits(connections=2))
+    assert second.echo()
+    assert first.echo()
+
+
 def test_the_limits_leave_room_for_root(stage: Stage) -> None:
     limits = Limits()
     assert limits.connections_per_user < limits.connections * 3 // 4 < limits.connections
@@ -2176,3 +2187,15 @@ def test_a_bug_in_a_stream_ends_no_more_than_its_connection(
     assert [line.message for line in logged if "Bug" in line.message] != []
     logged.clear()
     assert stage.client().echo()
+
+
+def test_a_stream_that_comes_when_the_service_ends_is_closed(stage: Stage, client: Client) -> None:
+    """Its call was under way, and is answered to its end."""
+    client.send("t.Hold", more=True)
+    stage.turn()
+    stage.server.stop()
+    stream = FakeStream(stage.loop, held=True, last=1)
+    stage.dispatcher.release(stream.reply(0))
+    stage.until(lambda: stage.ended)
+    assert stream.closed
+    assert client.receive(2) == streamed(0, 1, last=True)

@@ -97,6 +97,20 @@ def test_a_place_is_taken_at_once_where_there_is_one(counter: Open) -> None:
     assert not here.turns._queues
 
 
+def test_a_higher_limit_is_for_who_waits_already(loop: Loop, counter: Open) -> None:
+    here = counter(per_user=1, waiting_max=1)
+    first, second, third = (here.wants(A) for _ in range(3))
+    assert (first.taken, second.waits) == (True, True)
+    assert isinstance(third.error, TooManyOperations)
+    here.turns.limit(2, 2)
+    here.settle()
+    assert second.taken
+    # A lower one takes nothing from anybody.
+    here.turns.limit(1, 1)
+    here.settle()
+    assert here.turns.taken == 2
+
+
 @pytest.mark.parametrize("per_user", [1, 2, 5])
 def test_a_user_has_so_many_places_and_takes_none_from_others(counter: Open, per_user: int) -> None:
     here = counter(per_user=per_user)

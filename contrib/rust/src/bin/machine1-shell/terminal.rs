@@ -35,14 +35,14 @@ impl<'a> Terminal<'a> {
         if let Some(before) = &self.before {
             let mut raw = before.clone();
             raw.make_raw();
-            tcsetattr(self.fd, OptionalActions::Drain, &raw)?;
+            tcsetattr(self.fd, OptionalActions::Now, &raw)?;
         }
         Ok(())
     }
 
     pub fn restore(&mut self) -> io::Result<()> {
         if let Some(before) = self.before.take() {
-            tcsetattr(self.fd, OptionalActions::Drain, &before)?;
+            tcsetattr(self.fd, OptionalActions::Now, &before)?;
         }
         Ok(())
     }
