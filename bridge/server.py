@@ -36,6 +36,8 @@ ACCEPT_PAUSE = 0.2
 UNREAD_PAUSE, UNREAD_PAUSE_MAX = 0.001, 1.0
 # Seconds that a client may let a reply lie when the service ends.
 FINISHING_MAX = 5.0
+# Seconds that a client has for its first call, if the service ends just after it came.
+FIRST_CALL_MAX = 1.0
 # Users whose used time is remembered when they leave; with more of them all is forgiven.
 DEBTS_MAX = 1000
 
@@ -262,6 +264,8 @@ class Connection:
         self._outgoing = memoryview(b"")
         self._end_of_file = False  # the client will send no more
         self._gone = False  # the client will read no more, and the socket is not watched any more
+        self._called = False
+        self._first_is_last = False  # the service ends
         self._finishing = False  # the service ends after this call
         self._closed = False
         self._turn_due = False  # to look for another call in what was read
@@ -271,7 +275,20 @@ class Connection:
         self._share.watch(client.fileno(), READ, self._on_event)
 
     def finish(self) -> None:
-        """Close as soon as the call under way, if any, is answered."""
+        """Close as soon as the call under way, if any, is answered.
+
+        Of a client that has just come, the first call is on the way. It was not to know that the service ends, and its
+        successor never sees this connection: each one that was accepted has one call answered.
+        """
+        if self._called:
+            self._finish()
+        else:
+            self._first_is_last = True
+            self._share.call_later(FIRST_CALL_MAX, self._finish)
+
+    def _finish(self) -> None:
+        if self._closed:
+            return
         self._finishing = True
         self.peer.left.resolve(None)
         if self._stream is not None:
@@ -378,6 +395,8 @@ class Connection:
 
     def _begin(self, call: Call) -> None:
         self._call = call
+        self._called = True
+        self._finishing |= self._first_is_last
         self._share.start(self._made(self._dispatcher.answer(call, self.peer)), partial(self._finished, call))
 
     def _follow(self, call: Call, stream: Stream) -> None:

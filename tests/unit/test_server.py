@@ -1387,6 +1387,35 @@ def test_stop_finishes_the_call_under_way_and_closes_the_idle(stage: Stage, clie
     assert stage.dispatcher.asked == [0, 1]
 
 
+def test_stop_answers_the_first_call_of_who_has_just_come(stage: Stage) -> None:
+    """Accepted, but not read from: the call is there, or comes a little later; a second one is not begun."""
+    here, later = stage.client(), stage.client()
+    stage.turn()
+    here.send_bytes(message("t.Echo", {"n": 1}) + message("t.Echo", {"n": 2}))
+    stage.server.stop()
+    stage.turn()
+    assert here.receive() == echoes(1)
+    assert here.hung_up()
+    assert not stage.ended
+    later.send("t.Echo", {"n": 3})
+    stage.until(lambda: stage.ended)
+    assert later.receive() == echoes(3)
+    assert later.hung_up()
+    assert stage.dispatcher.asked == [1, 3]
+
+
+def test_stop_waits_for_a_first_call_only_so_long(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.server.FIRST_CALL_MAX", 0.05)
+    silent, holding = stage.client(), stage.client()
+    stage.turn()
+    stage.server.stop()
+    holding.send("t.Hold")
+    stage.until(lambda: silent.hung_up())
+    stage.dispatcher.release()
+    stage.until(lambda: stage.ended)
+    assert holding.receive() == [{"parameters": {"released": True}}]
+
+
 def test_stop_sends_a_reply_to_its_end(stage: Stage, client: Client) -> None:
     client.send("t.BigFd", {"n": 1})
     stage.turn()
