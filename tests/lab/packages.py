@@ -111,6 +111,8 @@ def build_deb(results: Path, version: str = __version__) -> Path:
 MACROS = {
     "python3": "/usr/bin/python3",
     "python3_sitelib": "/usr/lib/python3.13/site-packages",
+    "python3_sitearch": "/usr/lib64/python3.13/site-packages",
+    "python3_version": "3.13",
     "py_byte_compile()": "true",
     "systemd_post()": "true",
     "systemd_preun()": "true",
