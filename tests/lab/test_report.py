@@ -19,10 +19,21 @@ DROP_IN = Path("etc/systemd/system/machine1-bridge.service.d")
 SECONDS_MAX = 25
 
 
-def report(host: Host, *arguments: str, user: str | None = None) -> tuple[str, list[str]]:
+# The command as installed, but that waits for less.
+HASTY = """
+import sys
+sys.path.insert(0, "/usr/lib/machine1-bridge")
+import bridge.__main__, bridge.probe
+bridge.probe.SECONDS = 1.0
+sys.exit(bridge.__main__.main(["report"]))
+"""
+
+
+def report(host: Host, *arguments: str, user: str | None = None, hasty: bool = False) -> tuple[str, list[str]]:
     """All of it, and what it says is wrong."""
+    command = ["python3", "-IS", "-c", HASTY] if hasty else [BRIDGE, "report", *arguments]
     begin = time.monotonic()
-    done = host.run([BRIDGE, "report", *arguments], user=user)
+    done = host.run(command, user=user)
     assert time.monotonic() - begin < SECONDS_MAX
     assert done.stderr == ""
     wrong = done.stdout.partition("[wrong]\n")[2].partition("\n\n")[0].splitlines()
@@ -135,21 +146,23 @@ def test_sandboxes(fresh_host: Host) -> None:
 
 @pytest.mark.parametrize("service", ["systemd-machined", "machine1-bridge", "polkit", "dbus"])
 def test_a_service_that_hangs(fresh_host: Host, service: str) -> None:
+    # As it is shipped on one of them.
+    hasty = SUITES[fresh_host.suite] < 262
     if service == "dbus" and not (fresh_host.path / "usr/bin/dbus-daemon").exists():
         pytest.fail("the host has another bus")
     report(fresh_host)  # all of them run now
     fresh_host.run(["systemctl", "kill", "--signal=STOP", "--kill-whom=main", f"{service}.service"])
     try:
-        _, wrong = report(fresh_host)
+        _, wrong = report(fresh_host, hasty=hasty)
         assert "! " in wrong[0]
         for line in {
             "systemd-machined": ["machined on the bus: busctl"],
-            "machine1-bridge": ["org.varlink.service.GetInfo: no reply within 5 s"],
+            "machine1-bridge": ["org.varlink.service.GetInfo: no reply within "],
             "polkit": ["polkit does not answer, so only root may change anything: busctl"],
             "dbus": ["system bus: busctl", "machined on the bus: busctl", "polkit does not answer"],
         }[service]:
             assert any(problem.startswith(f"! {line}") for problem in wrong), wrong
-        report(fresh_host, user="nobody")
+        report(fresh_host, user="nobody", hasty=hasty)
     finally:
         # Past the bus, which may be the one that hangs.
         pid = fresh_host.run(["pgrep", "-f", f"^[^ ]*{PROGRAMS[service]}"]).stdout.split()[0]
