@@ -240,11 +240,11 @@ def test_the_example_rule(fresh_host: Host) -> None:
         return error(fresh_host, "OpenMachineShell", {"path": "/bin/sh", **parameters}, user=client)[0]
 
     missing = MISSING[0]
-    assert shell("developer", name="web-1", user="www") == missing
+    assert shell("developer", name="web-1", user="www-data") == missing
     assert shell("developer", name="web-1") == PASSWORD
-    assert shell("developer", name="web-x", user="www") == PASSWORD
-    assert shell("developer", name="web-1", user="www", env=["LD_PRELOAD=/x"]) == PASSWORD
-    assert shell("nobody", name="web-1", user="www") == PASSWORD
+    assert shell("developer", name="web-x", user="www-data") == PASSWORD
+    assert shell("developer", name="web-1", user="www-data", env=["LD_PRELOAD=/x"]) == PASSWORD
+    assert shell("nobody", name="web-1", user="www-data") == PASSWORD
     assert shell("backup", name="m", path="/usr/bin/make-backup") == missing
     assert shell("backup", name="m", path="/usr/bin/make-backup", args=["make-backup", "x"]) == PASSWORD
 

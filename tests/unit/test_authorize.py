@@ -277,6 +277,25 @@ def test_every_guarded_method_has_an_action_and_a_row_here() -> None:
     assert len({verb for _, verb in ACTIONS.values()}) == len(ACTIONS)
 
 
+def test_the_details_are_in_the_page_for_who_writes_rules() -> None:
+    text = (Path(bridge.__file__).parents[1] / "contrib/security.md").read_text()
+    rows = re.findall(r"^\| `(io\.machine1\.[a-z-]+)` \| ([a-z, -]+) \| (.+) \|$", text, re.MULTILINE)
+    told = {
+        (action, verb): set(re.findall(r"[a-z_]+", re.sub(r"\(.*?\)", "", keys)))
+        for action, verbs, keys in rows
+        for verb in verbs.split(", ")
+        if action != "io.machine1.open-host-shell"
+    }
+    shown: dict[tuple[str, str], set[str]] = {}
+    for name, parameters, _, _ in QUESTIONS:
+        qualified = f"io.machine1.{name}"
+        action, details = question(qualified, METHODS[qualified], normalize(qualified, parameters))
+        if action != "io.machine1.open-host-shell":
+            shown.setdefault((action, details["verb"]), set()).update(details.keys() - {"verb"})
+    assert told == shown
+    assert "io.machine1.open-host-shell" in {action for action, _, _ in rows}
+
+
 @pytest.mark.parametrize("name", GUARDED)
 def test_no_two_parameters_share_a_detail(name: str) -> None:
     """Nor does one pass for the verb or the direction: each value is shown under a key of its own."""

@@ -388,14 +388,20 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
     (rules,) = ElementTree.parse(CONTRIB / "dbus/machine1-bridge.conf").getroot()  # noqa: S314 (our own file)
     assert rules.attrib == {"user": "machine1-bridge"}
     # The last rule that fits wins: what is denied comes first.
-    deny, allow = rules[:3], rules[3:]
+    deny, heard, allow = rules[:3], rules[3:5], rules[5:]
     assert {rule.tag for rule in deny} == {"deny"}
     assert [rule.attrib for rule in deny] == [
         {"send_type": "method_call"},
         {"receive_type": "method_call"},
         {"receive_type": "signal"},
     ]
-    assert {rule.tag for rule in allow} == {"allow"}
+    # From the bus itself, what it tells each client.
+    bus = {"receive_sender": "org.freedesktop.DBus", "receive_interface": "org.freedesktop.DBus"}
+    assert [rule.attrib for rule in heard] == [
+        bus | {"receive_member": "NameAcquired"},
+        bus | {"receive_member": "NameLost"},
+    ]
+    assert {rule.tag for rule in (*heard, *allow)} == {"allow"}
     assert {tuple(sorted(rule.attrib)) for rule in allow} == {("send_destination", "send_interface", "send_member")}
     allowed = [
         (rule.attrib["send_destination"], rule.attrib["send_interface"], rule.attrib["send_member"]) for rule in allow

@@ -577,9 +577,9 @@ def test_the_example_of_a_sandbox() -> None:
     assert {name.rpartition(".")[2] for name in box.methods} == {"ListMachines", "GetMachine", "OpenMachineShell"}
     assert [name for name in ("web", "web2", ".host") if box.shows_machine(name)] == ["web"]
     assert not box.shows_image("web")
-    assert refusal(box, "OpenMachineShell", name="web", user="www", path="/bin/sh", env=["TERM=x"]) == ""
+    assert refusal(box, "OpenMachineShell", name="web", user="www-data", path="/bin/sh", env=["TERM=x"]) == ""
     assert refusal(box, "OpenMachineShell", name="web", path="/bin/sh")
-    assert refusal(box, "OpenMachineShell", name="web", user="www")
+    assert refusal(box, "OpenMachineShell", name="web", user="www-data")
     assert not box.polkit_required
 
 
