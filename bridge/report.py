@@ -19,9 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import DEFAULT_SOCKET, __version__
 from .probe import Outcome, Program, Service, SilentError
-from .shell import DEFAULT_SOCKET
 from .text import printable
 
 LINES = 50

@@ -82,14 +82,15 @@ def serve(listeners: list[Listener], policy: Policy, options: Options) -> None:
         except PolicyError as error:
             journal.log(journal.ERROR, f"Not reloaded: {error}")
             raise
+        else:
+            authorizer.policy = policy
+            server.limit(limits)
+            machined.change_rules(limits)
+            quick.turns.limit(AT_ONCE, limits.waiting_calls)
+            patient.turns.limit(limits.calls_per_user, limits.waiting_calls)
+            journal.log(journal.NOTICE, f"Reloaded the policy {policy.name}")
         finally:
             activation.notify("READY=1", os.environ)
-        authorizer.policy = policy
-        server.limit(limits)
-        machined.change_rules(limits)
-        quick.turns.limit(AT_ONCE, limits.waiting_calls)
-        patient.turns.limit(limits.calls_per_user, limits.waiting_calls)
-        journal.log(journal.NOTICE, f"Reloaded the policy {policy.name}")
 
     server = Server(
         loop,

@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import DEFAULT_SOCKET
 from .text import printable
 
-DEFAULT_SOCKET = "/run/machine1/io.machine1"
 INPUT, OUTPUT = 0, 1
 SIZE = 65536
 # What a pipe or terminal takes without waiting once poll(2) says that it takes something.

@@ -17,10 +17,9 @@ from collections import deque
 
 from jeepney.fds import FileDescriptor
 
-from . import fds
+from . import DEFAULT_SOCKET, fds
 from .activation import ActivationError, is_connected
 
-DEFAULT_SOCKET = "/run/machine1/io.machine1"
 INPUT, OUTPUT = 0, 1
 # What a pipe takes without waiting once poll(2) says that it takes something (pipe(7), PIPE_BUF).
 PIECE = 4096
