@@ -41,6 +41,13 @@ class Authorizer:
         self.policy = policy
         self._polkit = polkit
 
+    def shows_machine(self, name: str) -> bool:
+        """As the policy of now; this and the next are machined.Shown."""
+        return self.policy.shows_machine(name)
+
+    def shows_image(self, name: str) -> bool:
+        return self.policy.shows_image(name)
+
     async def authorize(self, peer: Peer, name: str, method: Method, parameters: Parameters) -> str:
         """Who says yes. Raises what the policy raises, PermissionDenied, InteractiveAuthenticationRequired and Busy.
 

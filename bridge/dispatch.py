@@ -67,7 +67,8 @@ class Dispatcher:
             if call.method == CHECK:
                 reply = await self._check(peer, parameters, entry)
             else:
-                reply = await method.function(self._machined.on_behalf_of(peer.uid), parameters)
+                function = method.streamed if call.more and method.streamed else method.function
+                reply = await function(self._machined.on_behalf_of(peer.uid, self._authorizer), parameters)
             if not reply.message:
                 self._authorizer.policy.filter(call.method, reply.parameters)
         except Exception as error:

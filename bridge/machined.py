@@ -4,7 +4,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from jeepney import DBusAddress, new_method_call
 from jeepney.bus_messages import message_bus
@@ -71,6 +71,22 @@ def to_varlink_error(error: DBusError, names: Mapping[str, str]) -> errors.Varli
         return errors.Failed(error.name, error.message)
 
 
+class Shown(Protocol):
+    """Which objects there are for a client, by the policy of now. Hidden and missing look the same."""
+
+    def shows_machine(self, name: str) -> bool: ...
+
+    def shows_image(self, name: str) -> bool: ...
+
+
+class _Everything:
+    def shows_machine(self, name: str) -> bool:
+        return True
+
+    def shows_image(self, name: str) -> bool:
+        return True
+
+
 @dataclass(slots=True)
 class Rules:
     """How often another policy came. All views of a Machined have the same."""
@@ -84,6 +100,8 @@ class Machined:
     Each kind has a connection of its own: reads are everybody's, and however many there are and however long machined
     takes for them, they keep no change from machined; nor does a slow one keep a machine from being terminated.
     """
+
+    shown: Shown = _Everything()
 
     def __init__(self, loop: Loop, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
         self._loop = loop
@@ -100,10 +118,10 @@ class Machined:
         self._user = ROOT
         self._rules = Rules()
 
-    def on_behalf_of(self, user: int) -> "Machined":
-        """The same, for the calls of this user."""
+    def on_behalf_of(self, user: int, shown: Shown) -> "Machined":
+        """The same, for the calls of this user, for whom there is what is shown."""
         view = object.__new__(type(self))
-        view.__dict__ = self.__dict__ | {"_user": user}
+        view.__dict__ = self.__dict__ | {"_user": user, "shown": shown}
         return view
 
     @property

@@ -16,6 +16,7 @@ from .machined import Machined
 from .messages import Reply
 
 Parameters: TypeAlias = Mapping[str, Any]
+Function: TypeAlias = Callable[[Machined, Parameters], Awaitable[Reply]]
 
 HOST = ".host"
 MACHINE_CLASSES = ("vm", "container", "host")
@@ -170,14 +171,16 @@ class Method:
 
     `about` says which parameter names which object, `machine`, `image` or `new` (the name that an image is to get). One
     of the service's `own` is for root and the user that the service runs as, whatever polkit would say. One that
-    `streams` may have several replies, so it can be called with `more` alone; see messages.Stream.
+    `streams` may have several replies, so it can be called with `more` alone; see messages.Stream. One that has another
+    function `streamed` takes both: that one makes the replies to a call with `more`.
     """
 
-    function: Callable[[Machined, Parameters], Awaitable[Reply]]
+    function: Function
     guarded: bool
     about: Mapping[str, str]
     own: bool = False
     streams: bool = False
+    streamed: Function | None = None
 
     def objects(self, parameters: Parameters) -> dict[str, str]:
         """The objects that a call is about, by kind. Of parameters that are not validated, what can be a name."""

@@ -1206,10 +1206,10 @@ def test_a_user_has_so_many_calls_at_machined_and_leaves_room_for_others(
 ) -> None:
     machined = Machined(bench.loop)
     flood = [
-        Outcome(bench, machined.on_behalf_of(1000).call(member, "s", "flood", deadline=None)) for _ in range(20)
+        Outcome(bench, machined.on_behalf_of(1000, machined.shown).call(member, "s", "flood", deadline=None)) for _ in range(20)
     ]
     bench.calls(most)
-    quiet = Outcome(bench, machined.on_behalf_of(1001).call(member, "s", "quiet"))
+    quiet = Outcome(bench, machined.on_behalf_of(1001, machined.shown).call(member, "s", "quiet"))
     assert [call.body for call in bench.calls(most + 1)] == [("flood",)] * most + [("quiet",)]
     for answered in range(20):
         (call, *_) = [call for call in bench.calls(min(most + 1 + answered, 21)) if call.body == ("flood",)][answered:]

@@ -183,7 +183,7 @@ def test_each_question_about_the_same_has_one_reply() -> None:
 def test_under_another_policy_it_is_another(method: str, parameters: dict[str, object]) -> None:
     """For a call as well that was under way, in the view of a user that it had."""
     machined = SameMachined()
-    view = machined.on_behalf_of(1000)
+    view = machined.on_behalf_of(1000, machined.shown)
     assert isinstance(view, SameMachined)
     before = call(method, machined, **parameters)
     assert call(method, view, **parameters) is before

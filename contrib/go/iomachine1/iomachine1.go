@@ -12,7 +12,7 @@
 // A parameter that may be left out may also be null, with the same meaning. Times are microseconds
 // since 1970-01-01 00:00 UTC (CLOCK_REALTIME). Sizes are bytes. A field of a reply that is optional
 // is absent when its value is not known.
-// This is version 1.0 of the interface.
+// This is version 1.1 of the interface.
 package iomachine1
 
 import (
@@ -1555,7 +1555,7 @@ func (s *VarlinkInterface) VarlinkGetDescription() string {
 # A parameter that may be left out may also be null, with the same meaning. Times are microseconds
 # since 1970-01-01 00:00 UTC (CLOCK_REALTIME). Sizes are bytes. A field of a reply that is optional
 # is absent when its value is not known.
-# This is version 1.0 of the interface.
+# This is version 1.1 of the interface.
 interface io.machine1
 
 # A running container or virtual machine.

@@ -13,7 +13,7 @@
 //! A parameter that may be left out may also be null, with the same meaning. Times are microseconds
 //! since 1970-01-01 00:00 UTC (CLOCK_REALTIME). Sizes are bytes. A field of a reply that is optional
 //! is absent when its value is not known.
-//! This is version 1.0 of the interface.
+//! This is version 1.1 of the interface.
 
 use serde::{Deserialize, Serialize};
 use crate::client::{Client, Nothing};
