@@ -13,18 +13,30 @@ import json
 import os
 
 from .errors import PermissionDenied, Refusal
-from .messages import Peer
-from .methods import HOST, Method, Parameters
+from .machines import HOST
+from .messages import Parameters, Peer
+from .methods import Method
 from .policy import Policy
 from .polkit import Polkit
 
 # The action that polkit is asked about, and its detail `verb`.
 ACTIONS = {
+    "io.machine1.ListMachines": ("io.machine1.inspect-machines", "list"),
+    "io.machine1.GetMachine": ("io.machine1.inspect-machines", "get"),
+    "io.machine1.GetMachineByPID": ("io.machine1.inspect-machines", "get-by-pid"),
     "io.machine1.TerminateMachine": ("io.machine1.manage-machines", "terminate"),
     "io.machine1.KillMachine": ("io.machine1.manage-machines", "kill"),
+    "io.machine1.PoweroffMachine": ("io.machine1.manage-machines", "poweroff"),
+    "io.machine1.RebootMachine": ("io.machine1.manage-machines", "reboot"),
+    "io.machine1.StartMachine": ("io.machine1.manage-machines", "start"),
+    "io.machine1.UnregisterMachine": ("io.machine1.manage-machines", "unregister"),
+    "io.machine1.OpenMachineLogin": ("io.machine1.open-login", "open-login"),
+    "io.machine1.OpenMachinePTY": ("io.machine1.open-pty", "open-pty"),
+    "io.machine1.OpenMachineRootDirectory": ("io.machine1.open-root-directory", "open-root-directory"),
     "io.machine1.OpenMachineShell": ("io.machine1.open-shell", "open-shell"),
     "io.machine1.CopyFromMachine": ("io.machine1.copy", "copy-from"),
     "io.machine1.CopyToMachine": ("io.machine1.copy", "copy-to"),
+    "io.machine1.BindMountMachine": ("io.machine1.bind-mount", "bind-mount"),
     "io.machine1.RemoveImage": ("io.machine1.manage-images", "remove"),
     "io.machine1.CloneImage": ("io.machine1.manage-images", "clone"),
     "io.machine1.RenameImage": ("io.machine1.manage-images", "rename"),

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from . import journal
 from .errors import InconsistentEnvironment, System
 from .machined import Machined
-from .messages import Reply
-from .methods import Method, Parameters
+from .messages import Parameters, Reply
+from .methods import Method
 from .policy import PolicyError
 
 

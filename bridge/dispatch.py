@@ -26,8 +26,8 @@ from .errors import (
 )
 from .introspection import Introspection
 from .machined import BRIDGE_DENIED, Machined, to_varlink_error
-from .messages import Call, Peer, Reply, Stream
-from .methods import METHODS, Method, Parameters
+from .messages import Call, Parameters, Peer, Reply, Stream
+from .methods import METHODS, Method
 from .policy import INTERFACE, normalize
 
 CHECK = "io.machine1.Check"
@@ -54,7 +54,7 @@ class Dispatcher:
         """The reply to a call, the first one if there are several. Never raises: what went wrong is in the reply."""
         entry = Entry(call, peer, self._authorizer.policy.name)
         try:
-            method = self._find(call.method)
+            method = self._find(call.method).called_with(call.parameters)
             entry.begin(method)
             if peer.left.done and not method.guarded:
                 return Reply()  # nobody hears it and it changes nothing
@@ -87,7 +87,7 @@ class Dispatcher:
             self._authorizer.policy.filter(call.method, reply.parameters)
         except Exception as error:
             end = Entry(call, peer, self._authorizer.policy.name)
-            end.begin(self._methods[call.method])
+            end.begin(self._methods[call.method].called_with(call.parameters))
             reply = _error_reply(error, call, end)
             end.write()
         return reply
@@ -109,7 +109,7 @@ class Dispatcher:
             method = self._find(name)
             inner = dict(self._validate(name, parameters.get("parameters", {})))
             inner.pop("allowInteractiveAuthentication", None)  # nobody is asked for a password here
-            await self._authorizer.authorize(peer, name, method, inner)
+            await self._authorizer.authorize(peer, name, method.called_with(inner), inner)
         except InvalidParameter as error:
             error.parameters["parameter"] = f"parameters.{error.parameters['parameter']}"
             raise

@@ -105,6 +105,27 @@ class NoSuchMachine(VarlinkError):
         super().__init__(name=machine)
 
 
+class NoMachineForPID(VarlinkError):
+    name = "io.machine1.NoMachineForPID"
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid=pid)
+
+
+class NoSuchUserMapping(VarlinkError):
+    name = "io.machine1.NoSuchUserMapping"
+
+    def __init__(self, uid: int) -> None:
+        super().__init__(uid=uid)
+
+
+class NoSuchGroupMapping(VarlinkError):
+    name = "io.machine1.NoSuchGroupMapping"
+
+    def __init__(self, gid: int) -> None:
+        super().__init__(gid=gid)
+
+
 class NoSuchImage(VarlinkError):
     name = "io.machine1.NoSuchImage"
 

@@ -9,8 +9,8 @@ from . import __version__
 from .contract import Contract
 from .errors import InterfaceNotFound
 from .machined import Machined
-from .messages import Reply
-from .methods import Method, Parameters
+from .messages import Parameters, Reply
+from .methods import Method
 
 if TYPE_CHECKING:
     import varlink

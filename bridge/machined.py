@@ -23,10 +23,20 @@ _MANAGER = DBusAddress(
     "/org/freedesktop/machine1", "org.freedesktop.machine1", "org.freedesktop.machine1.Manager"
 )
 
+_SYSTEMD = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
+_MACHINE = "org.freedesktop.machine1.Machine"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+
 # Members without parameters that change nothing, and their replies.
 READS = {"ListMachines": "a(ssso)", "ListImages": "a(ssbttto)"}
 # What a guest or a disk has to do first, so that it may take long.
-SLOW = ("OpenMachineShell", "CopyFromMachine", "CopyToMachine", "CloneImage", "RemoveImage")
+SLOW = (
+    "OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY", "OpenMachineRootDirectory", "BindMountMachine",
+    "CopyFromMachine", "CopyToMachine", "CopyFromMachineWithFlags", "CopyToMachineWithFlags",
+    "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift", "CloneImage", "RemoveImage",
+)  # fmt: skip
+# From which version of systemd on machined does it for others than root: org.freedesktop.machine1(5), "History".
+SINCE = {"OpenMachinePTY": 258}
 # Other calls of one user at a time: machined does one after the other, so more would only be in others' way.
 AT_ONCE = 2
 
@@ -69,6 +79,13 @@ def to_varlink_error(error: DBusError, names: Mapping[str, str]) -> errors.Varli
         return translate(error, names) if translate else errors.Failed(error.name, error.message)
     except KeyError:
         return errors.Failed(error.name, error.message)
+
+
+def _is_too_old(error: DBusError) -> bool:
+    """Whether machined has no such member, or not for this user: sd-bus then says so itself, before polkit is asked."""
+    return error.name == "org.freedesktop.DBus.Error.UnknownMethod" or (
+        error.name == "org.freedesktop.DBus.Error.AccessDenied" and error.message.startswith("Access to ")
+    )
 
 
 class Shown(Protocol):
@@ -155,11 +172,33 @@ class Machined:
     async def call(
         self, member: str, signature: str, *arguments: object, reply: str = "", deadline: float | None = DEADLINE
     ) -> tuple[Any, ...]:
-        """The body of machined's reply, whose signature has to be `reply`; see Bus.call."""
+        """The body of machined's reply, whose signature has to be `reply`; see Bus.call.
+
+        Raises NotSupported for what this version of machined does not do for this service.
+        """
         bus = self._slow if member in SLOW else self._quick
-        return await bus.call(
-            new_method_call(_MANAGER, member, signature, arguments), reply, deadline, user=self._user
-        )
+        message = new_method_call(_MANAGER, member, signature, arguments)
+        try:
+            return await bus.call(message, reply, deadline, user=self._user)
+        except DBusError as error:
+            if member in SINCE and _is_too_old(error):
+                raise errors.NotSupported(f"systemd does this from version {SINCE[member]} on") from error
+            raise
+
+    async def machine_properties(self, name: str, path: str) -> dict[str, Any]:
+        """The properties of a machine's object by name. Raises what Bus.call raises.
+
+        The object of a machine called `self` would be that of the one that this service runs in.
+        """
+        message = new_method_call(DBusAddress(path, _MANAGER.bus_name, _PROPERTIES), "GetAll", "s", (_MACHINE,))
+        (found,) = await self._quick.call(message, "a{sv}", user=self._user)
+        if found["Name"][1] != name:
+            raise DBusError("org.freedesktop.DBus.Error.UnknownObject", "the object is that of another machine")
+        return {property_: value for property_, (_, value) in found.items()}
+
+    async def start_unit(self, unit: str) -> None:
+        """Have systemd start it; returns when that is queued. Raises what Bus.call raises."""
+        await self._quick.call(new_method_call(_SYSTEMD, "StartUnit", "ss", (unit, "fail")), "o", user=self._user)
 
     def close(self) -> None:
         self._remembered.close()

@@ -4,11 +4,13 @@
 import select
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from jeepney.fds import FileDescriptor
 
 from .loop import Future
+
+Parameters: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(slots=True, eq=False)

@@ -20,7 +20,9 @@ from typing import Any, NoReturn
 
 from .errors import InvalidParameter, NoSuchImage, NoSuchMachine, PermissionDenied, Refusal
 from .limits import RANGES, Limits
-from .methods import HOST, METHODS, Parameters
+from .machines import HOST
+from .messages import Parameters
+from .methods import METHODS
 
 DEFAULT = "default"
 INTERFACE = "io.machine1."
@@ -36,14 +38,20 @@ STARS_MAX = 16
 # --- what there is to decide ----------------------------------------------------------------------------------------
 
 # Written out, not computed: a new method is in no preset until somebody puts it there.
-_READ_ONLY = frozenset({"ListMachines", "GetMachine", "ListImages"})
+_READ_ONLY = frozenset({
+    "ListMachines", "GetMachine", "GetMachineByPID", "MapFromMachineUser", "MapFromMachineGroup", "MapToMachineUser",
+    "MapToMachineGroup", "ListImages",
+})  # fmt: skip
 _MANAGE = _READ_ONLY | {
-    "TerminateMachine", "KillMachine", "OpenMachineShell", "RemoveImage", "CloneImage", "RenameImage",
+    "TerminateMachine", "KillMachine", "PoweroffMachine", "RebootMachine", "StartMachine", "UnregisterMachine",
+    "OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY", "RemoveImage", "CloneImage", "RenameImage",
 }  # fmt: skip
-_COPIES = frozenset({"CopyFromMachine", "CopyToMachine"})
+_HOST_PATHS = frozenset({"CopyFromMachine", "CopyToMachine", "BindMountMachine"})
+# And all files of a machine, whatever `users` and `programs` say.
+_FILES = _HOST_PATHS | {"OpenMachineRootDirectory"}
 # Of the service itself, for root and its own user: nothing for a sandbox whose user is 0.
 _SERVICE = frozenset(f"io.systemd.service.{method}" for method in ("Reload", "SetLogLevel", "GetEnvironment"))
-PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _COPIES | _SERVICE}
+PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _FILES | _SERVICE}
 
 # What says but what the policy itself shows.
 ALWAYS = frozenset({
@@ -55,13 +63,26 @@ ALWAYS = frozenset({
 # decision, nor does `guest-path`; `arguments` are decided with `program`. Whatever is not here is refused.
 _ASK = {"allowInteractiveAuthentication": "free"}
 _MORE: dict[str, dict[str, str]] = {
-    "ListMachines": {"all": "free"},
-    "GetMachine": {},
+    "ListMachines": {"all": "free", "class": "free", "service": "free", "details": "free"} | _ASK,
+    "GetMachine": {"details": "free"} | _ASK,
+    "GetMachineByPID": {"pid": "free", "details": "free"} | _ASK,
+    "MapFromMachineUser": {"uid": "free"},
+    "MapFromMachineGroup": {"gid": "free"},
+    "MapToMachineUser": {"uid": "free"},
+    "MapToMachineGroup": {"gid": "free"},
     "TerminateMachine": _ASK,
+    "PoweroffMachine": _ASK,
+    "RebootMachine": _ASK,
+    "StartMachine": {"name": "start"} | _ASK,
+    "UnregisterMachine": _ASK,
+    "OpenMachineLogin": _ASK,
+    "OpenMachinePTY": _ASK,
+    "OpenMachineRootDirectory": _ASK,
     "KillMachine": {"who": "free", "signal": "free"} | _ASK,
     "OpenMachineShell": {"user": "user", "path": "program", "args": "arguments", "env": "environment"} | _ASK,
-    "CopyFromMachine": {"src": "guest-path", "dest": "host-path"} | _ASK,
-    "CopyToMachine": {"src": "host-path", "dest": "guest-path"} | _ASK,
+    "CopyFromMachine": {"src": "guest-path", "dest": "host-path", "replace": "free"} | _ASK,
+    "CopyToMachine": {"src": "host-path", "dest": "guest-path", "replace": "free"} | _ASK,
+    "BindMountMachine": {"src": "host-path", "dest": "guest-path", "read_only": "free", "mkdir": "free"} | _ASK,
     "ListImages": {"all": "free"},
     "RemoveImage": _ASK,
     "CloneImage": {"read_only": "free"} | _ASK,
@@ -117,12 +138,20 @@ def _normalize_clone(values: dict[str, Any]) -> None:
 
 
 def _normalize_copy_from(values: dict[str, Any]) -> None:
+    values["replace"] = values.get("replace", False)
     values["dest"] = _host_path("dest", values.get("dest") or values["src"])
 
 
 def _normalize_copy_to(values: dict[str, Any]) -> None:
+    values["replace"] = values.get("replace", False)
     values["src"] = _host_path("src", values["src"])
     values["dest"] = values.get("dest") or values["src"]
+
+
+def _normalize_bind_mount(values: dict[str, Any]) -> None:
+    values["src"] = _host_path("src", values["src"])
+    values["dest"] = values.get("dest") or values["src"]
+    values["read_only"], values["mkdir"] = values.get("read_only", False), values.get("mkdir", False)
 
 
 _NORMALIZED: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -131,6 +160,7 @@ _NORMALIZED: dict[str, Callable[[dict[str, Any]], None]] = {
     "io.machine1.OpenMachineShell": _normalize_shell,
     "io.machine1.CopyFromMachine": _normalize_copy_from,
     "io.machine1.CopyToMachine": _normalize_copy_to,
+    "io.machine1.BindMountMachine": _normalize_bind_mount,
 }
 
 
@@ -264,6 +294,11 @@ class Policy:
             case "image":
                 if not self.shows_image(value):
                     raise NoSuchImage(value).refused(Refusal("policy", "the policy shows no image of this name"))
+            case "start":
+                if not self.shows_image(value):
+                    raise NoSuchImage(value).refused(Refusal("policy", "the policy shows no image of this name"))
+                if not self.shows_machine(value):
+                    _deny(f"{parameter} is no name that the policy allows for a machine")
             case "new":
                 if not self.shows_image(value):
                     _deny(f"{parameter} is no name that the policy allows for an image")
@@ -448,15 +483,15 @@ class _File:
     def _methods(self, host_paths: bool) -> frozenset[str]:
         preset = self._choice("preset", tuple(PRESETS), None)
         methods = PRESETS[preset] if preset is not None else frozenset()
-        if methods & _COPIES and not host_paths:
+        if methods & _HOST_PATHS and not host_paths:
             raise self._error(
-                f'"{preset}" has CopyFromMachine and CopyToMachine, which need host-paths = true; "manage" is the rest',
+                f'"{preset}" has {", ".join(sorted(_HOST_PATHS))}, which need host-paths = true; "manage" is the rest',
                 "preset",
             )
         for index, method in enumerate(self._texts("methods")):
             if method not in _MORE:
                 raise self._error(f"[{index}]: no method of io.machine1 is called {method!r}", "methods", string=index)
-            if method in _COPIES and not host_paths:
+            if method in _HOST_PATHS and not host_paths:
                 raise self._error(f"[{index}]: {method} needs host-paths = true", "methods", string=index)
             methods |= {method}
         return frozenset(method if "." in method else INTERFACE + method for method in methods)

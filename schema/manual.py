@@ -6,11 +6,11 @@
 
 Beside what derive.py reads, an operation has for this page
 
-- x-polkit-action: the action that polkit is asked about, where the method is guarded, and x-polkit-action-host: the one
-  for .host, where that is another;
-- x-examples: each with a description, the parameters of a call, and its reply, which varlinkctl prints. Where the reply
-  carries a file descriptor, exec is the command that varlinkctl gives it to, prints is what that prints, and systemd is
-  the first version whose varlinkctl can.
+- x-polkit-action: the action that polkit is asked about, where the method is guarded; x-polkit-action-host: the one
+  for .host, where that is another; x-polkit-action-details: the one where it is guarded with details alone;
+- x-examples, if any: each with a description, the parameters of a call, and its reply, which varlinkctl prints. Where
+  the reply carries a file descriptor, exec is the command that varlinkctl gives it to, prints is what that prints, and
+  systemd is the first version whose varlinkctl can.
 """
 
 from __future__ import annotations
@@ -232,12 +232,13 @@ class Page:
         yield from sentences(self.guard(operation))
         yield ".PP"
         yield from sentences(f"Errors: {', '.join(self.names(operation))}.")
-        if not operation.get("x-examples"):
-            raise derive.ContractError(place, "the page needs an example of each method: x-examples")
-        for example in operation["x-examples"]:
+        for example in operation.get("x-examples", []):
             yield from self.example(place, method, example)
 
     def guard(self, operation: Mapping[str, Any]) -> str:
+        if "x-polkit-action-details" in operation:
+            action = operation["x-polkit-action-details"]
+            return f"Guarded by the polkit action {action} with details, and else not: the policy decides alone."
         if "x-polkit-action" not in operation:
             return "Not guarded: the policy of the socket alone decides."
         host = operation.get("x-polkit-action-host")

@@ -47,7 +47,7 @@ func main() {
 		fmt.Println(outcome(iomachine1.Typed(err)))
 		return
 	}
-	machines, err := iomachine1.ListMachines().Call(ctx, connection, nil)
+	machines, err := iomachine1.ListMachines().Call(ctx, connection, nil, nil, nil, nil, nil)
 	if err != nil {
 		panic(err)
 	}

@@ -92,7 +92,7 @@ def test_a_method_with_a_file_descriptor_returns_it(generate: ModuleType, tmp_pa
         "pub async fn watch_machine(&mut self, name: &str)"
         " -> crate::Result<(WatchMachineOutput, Vec<std::os::fd::OwnedFd>)> {" in text
     )
-    assert text.count("#[zlink(return_fds)]") == 2
+    assert text.count("#[zlink(return_fds)]") == 5
     assert "&'a" not in text
 
 

@@ -29,8 +29,8 @@ from bridge.dispatch import Dispatcher
 from bridge.errors import VarlinkError
 from bridge.loop import Loop
 from bridge.machined import Machined
-from bridge.messages import Call, Peer, Reply
-from bridge.methods import Method, Parameters
+from bridge.messages import Call, Parameters, Peer, Reply
+from bridge.methods import Method
 from bridge.policy import Policy
 from bridge.polkit import Polkit
 from bridge.server import Server

@@ -24,7 +24,15 @@ from bridge.machined import Machined
 from bridge.polkit import Polkit
 from bridge.turns import Turns
 
-REPLIES = {"ListMachines": "a(ssso)", "ListImages": "a(ssbttto)", "OpenMachineShell": "hs"}
+REPLIES = {
+    "ListMachines": "a(ssso)", "ListImages": "a(ssbttto)", "OpenMachineShell": "hs", "OpenMachineLogin": "hs",
+    "OpenMachinePTY": "hs", "OpenMachineRootDirectory": "h", "GetMachineByPID": "o", "GetAll": "a{sv}",
+    "GetMachineAddresses": "a(iay)", "GetMachineOSRelease": "a{ss}", "GetMachineUIDShift": "u",
+    "MapFromMachineUser": "u", "MapFromMachineGroup": "u", "MapToMachineUser": "sou", "MapToMachineGroup": "sou",
+    "StartUnit": "o",
+}  # fmt: skip
+# From which number on no machine has this process, user or group.
+NOBODY = 1000
 UNKNOWN = 2**64 - 1
 # Names as machined may say them, whatever this service would let pass; one by one, one more in each list.
 NAMES = ["web", ".host", "web-2", "", "a\u2028b", 'q"\\', "\x1b[0m\n", "é" * 300, "\U0010fffd", "[[{{", "\x7f"]
@@ -104,7 +112,7 @@ class FakeBus:
         assert reply == REPLIES.get(member, ""), (member, reply)
         self.calls.append((member, signature, message.body))
         await self._answer_or_fail(given_up)
-        return self._body(member)
+        return self._body(member, message)
 
     async def ask(self, message: Repeated, reply: str, user: int) -> Answer:
         """What is read again and again: without parameters, and not decoded yet."""
@@ -113,7 +121,7 @@ class FakeBus:
         self.calls.append((member, "", ()))
         await self._answer_or_fail(None)
         call = Message.from_buffer(message.serialise(1))
-        data = new_method_return(call, reply, self._body(member)).serialise(1)
+        data = new_method_return(call, reply, self._body(member, call)).serialise(1)
         header, end = Header.from_buffer(data)
         return Answer(header, data[end + -end % 8 :], [])
 
@@ -124,9 +132,23 @@ class FakeBus:
             fault = FAULTS[self.script.fault - 1]
             raise type(fault)(*fault.args) if isinstance(fault, DBusError) else _again(fault)
 
-    def _body(self, member: str) -> tuple[Any, ...]:
-        if member == "OpenMachineShell":
-            return FileDescriptor(os.dup(self._terminal)), "/dev/pts/0"
+    def _body(self, member: str, message: Message) -> tuple[Any, ...]:
+        signature = REPLIES.get(member, "")
+        if signature.startswith("h"):
+            return (FileDescriptor(os.dup(self._terminal)), "/dev/pts/0")[: len(signature)]
+        if member == "GetAll":
+            path = message.header.fields[HeaderFields.path]
+            name = next(entry[0] for entry in MACHINES if entry[3] == path)
+            return ({"Name": ("s", name), "Leader": ("u", 7), "Id": ("ay", b"\x01" * 16), "UID": ("u", 2**32 - 1)},)
+        if member in ("GetMachineByPID", "MapToMachineUser", "MapToMachineGroup") and message.body[0] >= NOBODY:
+            kind = {"GetMachineByPID": "MachineForPID", "MapToMachineUser": "SuchUserMapping"}
+            raise DBusError(f"org.freedesktop.machine1.No{kind.get(member, 'SuchGroupMapping')}", "none")
+        found: dict[str, tuple[Any, ...]] = {
+            "GetMachineByPID": ("/m/_0",), "StartUnit": ("/job",), "GetMachineAddresses": ([(2, b"\x7f\0\0\1")],),
+            "GetMachineOSRelease": ({"ID": "x", "NAME": "\u2028"},), "GetMachineUIDShift": (0,),
+        }  # fmt: skip
+        if signature in ("u", "sou") or member in found:
+            return found.get(member, (5,) if signature == "u" else ("web", "/m/_0", 5))
         lists: dict[str, list[tuple[Any, ...]]] = {"ListMachines": list(MACHINES), "ListImages": list(IMAGES)}
         return (lists[member][: self.script.listed],) if member in lists else ()
 

@@ -247,7 +247,7 @@ def _invalid_together(method: str, parameters: Mapping[str, Any]) -> set[str]:
     elif method == "io.machine1.CopyFromMachine":
         if "/../" in (parameters.get("dest") or parameters["src"]) + "/":
             found.add("dest")
-    elif method == "io.machine1.CopyToMachine" and "/../" in parameters["src"] + "/":
+    elif method in ("io.machine1.CopyToMachine", "io.machine1.BindMountMachine") and "/../" in parameters["src"] + "/":
         found.add("src")
     return found
 
@@ -277,13 +277,24 @@ def _kill(given: _Given) -> Message:
     return "KillMachine", "ssi", (given["name"], given.get("who") or "all", given.get("signal") or 15)
 
 
+def _copy(member: str, given: _Given, source: str, target: str) -> Message:
+    paths = given["name"], source, target
+    return (f"{member}WithFlags", "ssst", (*paths, 1)) if given.get("replace") is True else (member, "sss", paths)
+
+
 def _copy_from(given: _Given) -> Message:
-    return "CopyFromMachine", "sss", (given["name"], given["src"], tidy(given.get("dest") or given["src"]))
+    return _copy("CopyFromMachine", given, given["src"], tidy(given.get("dest") or given["src"]))
 
 
 def _copy_to(given: _Given) -> Message:
     source = tidy(given["src"])
-    return "CopyToMachine", "sss", (given["name"], source, given.get("dest") or source)
+    return _copy("CopyToMachine", given, source, given.get("dest") or source)
+
+
+def _bind(given: _Given) -> Message:
+    source = tidy(given["src"])
+    flags = given.get("read_only") is True, given.get("mkdir") is True
+    return "BindMountMachine", "sssbb", (given["name"], source, given.get("dest") or source, *flags)
 
 
 def _clone(given: _Given) -> Message:
@@ -293,6 +304,19 @@ def _clone(given: _Given) -> Message:
 _MESSAGES: dict[str, Callable[[_Given], Message]] = {
     "ListMachines": lambda _: ("ListMachines", "", ()),
     "GetMachine": lambda _: ("ListMachines", "", ()),
+    "GetMachineByPID": lambda given: ("GetMachineByPID", "u", (given["pid"],)),
+    "PoweroffMachine": lambda given: ("KillMachine", "ssi", (given["name"], "leader", 38)),
+    "RebootMachine": lambda given: ("KillMachine", "ssi", (given["name"], "leader", 2)),
+    "StartMachine": lambda _: ("ListImages", "", ()),
+    "UnregisterMachine": lambda given: ("UnregisterMachine", "s", (given["name"],)),
+    "OpenMachineLogin": lambda given: ("OpenMachineLogin", "s", (given["name"],)),
+    "OpenMachinePTY": lambda given: ("OpenMachinePTY", "s", (given["name"],)),
+    "OpenMachineRootDirectory": lambda given: ("OpenMachineRootDirectory", "s", (given["name"],)),
+    "BindMountMachine": _bind,
+    "MapFromMachineUser": lambda given: ("MapFromMachineUser", "su", (given["name"], given["uid"])),
+    "MapFromMachineGroup": lambda given: ("MapFromMachineGroup", "su", (given["name"], given["gid"])),
+    "MapToMachineUser": lambda given: ("MapToMachineUser", "u", (given["uid"],)),
+    "MapToMachineGroup": lambda given: ("MapToMachineGroup", "u", (given["gid"],)),
     "TerminateMachine": lambda given: ("TerminateMachine", "s", (given["name"],)),
     "KillMachine": _kill,
     "OpenMachineShell": _shell,
@@ -303,8 +327,24 @@ _MESSAGES: dict[str, Callable[[_Given], Message]] = {
     "CloneImage": _clone,
     "RenameImage": lambda given: ("RenameImage", "ss", (given["name"], given["dest"])),
 }
-# What changes nothing, and is not asked of polkit.
-READS = {"ListMachines", "ListImages"}
+# What changes nothing.
+MAPS = {"MapFromMachineUser", "MapFromMachineGroup", "MapToMachineUser", "MapToMachineGroup"}
+READS = {"ListMachines", "ListImages", "GetMachineByPID", *MAPS}
+# What it takes to say the details of one machine, and to find it.
+DETAILS = {"GetAll", "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift"}
+# What is sent after the first message of a call.
+FOLLOWING = {*DETAILS, "ListMachines", "StartUnit"}
+UNGUARDED = {f"io.machine1.{name}" for name in ("ListMachines", "GetMachine", "GetMachineByPID", "ListImages", *MAPS)}
+# Those that may have several replies, and those that bring a descriptor.
+STREAMED = {"io.machine1.ListMachines"}
+TERMINALS = {"OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY"}
+WITH_FD = {f"io.machine1.{name}" for name in (*TERMINALS, "OpenMachineRootDirectory")}
+# What is not done with the host, and the error that says so.
+NOT_THE_HOST = {f"io.machine1.{name}": "org.varlink.service.PermissionDenied" for name in (
+    "OpenMachineLogin", "OpenMachinePTY", "OpenMachineRootDirectory",
+)} | {f"io.machine1.{name}": "io.machine1.NotSupported" for name in (
+    "PoweroffMachine", "RebootMachine", "StartMachine", "UnregisterMachine",
+)}  # fmt: skip
 # Methods that are answered without machined.
 OWN = {"io.machine1.Check", "org.varlink.service.GetInfo", "org.varlink.service.GetInterfaceDescription"}
 OWN |= {method for method in METHODS if method.startswith("io.systemd.service.")}
@@ -312,6 +352,28 @@ OWN |= {method for method in METHODS if method.startswith("io.systemd.service.")
 ROOTS = {f"io.systemd.service.{method}" for method in ("Reload", "SetLogLevel", "GetEnvironment")}
 
 
-def message_for(method: str, parameters: _Given) -> Message:
-    """Member, signature and body of the D-Bus call that a call becomes whose parameters fit."""
+def message_for(method: str, parameters: _Given) -> Message | None:
+    """Member, signature and body of the first D-Bus call that a call becomes whose parameters fit."""
+    if method in NOT_THE_HOST and parameters["name"] == ".host":
+        return None
     return _MESSAGES[method.removeprefix("io.machine1.")](parameters)
+
+
+def guarded(method: str, parameters: _Given) -> bool:
+    """Whether polkit is asked about a call whose parameters fit."""
+    return method not in UNGUARDED or parameters.get("details") is True
+
+
+def outcomes(method: str, parameters: _Given) -> set[str | None]:
+    """What a call that is allowed ends in, if machined does what it is asked: None is success."""
+    if message_for(method, parameters) is None:
+        return {NOT_THE_HOST[method]}
+    name = method.removeprefix("io.machine1.")
+    missing = {
+        "GetMachine": "NoSuchMachine",
+        "GetMachineByPID": "NoMachineForPID",
+        "StartMachine": "NoSuchImage",
+        "MapToMachineUser": "NoSuchUserMapping",
+        "MapToMachineGroup": "NoSuchGroupMapping",
+    }.get(name)
+    return {None, f"io.machine1.{missing}"} if missing else {None}

@@ -187,11 +187,12 @@ def _wrong(schema: Schema) -> Iterator[tuple[str, list[Any]]]:
         if name not in named:
             yield f"{name} for {'/'.join(named)}", values
     if "enum" in schema:
-        yield "outsider", ["", "ALL", "all ", "none", "host"]
+        yield "outsider", ["", "ALL", "all ", "none", "hosts"]
     if "minimum" in schema:
         yield "below", [schema["minimum"] - 1, INT_MIN, 0 if schema["minimum"] > 0 else INT_MIN]
     if "maximum" in schema:
-        yield "above", [schema["maximum"] + 1, 2**31, 2**32 + 1, 2**63, INT_MAX]
+        above = [schema["maximum"] + 1, 2**31, 2**32 + 1, 2**63, INT_MAX]
+        yield "above", [value for value in above if value > schema["maximum"]]
     if "maxItems" in schema:
         item = _simple(schema["items"])
         many = [item] * (schema["maxItems"] + 1)

@@ -66,6 +66,9 @@ users = ["root", "www-*"]
 programs = [["/bin/ls", "**"], ["/bin/id"]]
 environment = ["LANG", "LC_*"]
 """
+# What no narrow policy has.
+FILES = {f"io.machine1.{name}" for name in ("CopyFromMachine", "CopyToMachine", "BindMountMachine")}
+FILES |= {"io.machine1.OpenMachineRootDirectory"}
 # Errors that no contract lists, and what they say.
 STANDARD = {
     "org.varlink.service.InterfaceNotFound": {"interface"},
@@ -341,12 +344,18 @@ class Stage:
         *messages, rest = received.split(b"\0")
         demand(not rest, "a reply without its end", rest)
         answered = [call for call in calls if not call.oneway]
-        demand(len(messages) == len(answered), "calls and replies", calls, messages)
-        begin, terminals = 0, []
-        for call, message in zip(answered, messages, strict=True):
-            if self._check_reply(given, call, oracle.read_json(message)):
+        begin, terminals, waiting = 0, [], deque(answered)
+        for message in messages:
+            demand(bool(waiting), "calls and replies", calls, messages)
+            call, reply = waiting[0], oracle.read_json(message)
+            if isinstance(reply, dict) and reply.pop("continues", False):
+                demand(call.more and call.method in oracle.STREAMED and "error" not in reply, "goes on", call, reply)
+            else:
+                waiting.popleft()
+            if self._check_reply(given, call, reply):
                 terminals.append(begin)
             begin += len(message) + 1
+        demand(not waiting, "calls and replies", calls, messages)
         demand(fds == terminals, "file descriptors came here, were to come there", fds, terminals)
         self.replies += len(messages)
 
@@ -376,7 +385,7 @@ class Stage:
             demand(not hidden, "the policy hides these", hidden)
         if error == "org.varlink.service.InvalidParameter":
             self._check_parameter(call, parameters["parameter"])
-        return error is None and call.method == "io.machine1.OpenMachineShell"
+        return error is None and call.method in oracle.WITH_FD
 
     def _expected_errors(self, given: Input, call: oracle.Call) -> set[str | None] | None:
         """What the call may end in, None for success; None instead of a set if that is machined's to say."""
@@ -384,7 +393,7 @@ class Stage:
             interface = call.method.rpartition(".")[0]
             known = any(interface == method.rpartition(".")[0] for method in oracle.METHODS)
             return {f"org.varlink.service.{'Method' if known else 'Interface'}NotFound"}
-        if given.narrow and (call.method.startswith("io.machine1.Copy") or call.method in oracle.ROOTS):
+        if given.narrow and (call.method in FILES or call.method in oracle.ROOTS):
             return {"org.varlink.service.PermissionDenied"}
         if oracle.invalid_parameters(call.method, call.parameters):
             # A variable that is assigned twice is found after authorization.
@@ -395,14 +404,14 @@ class Stage:
             return self._expected_own(given, call)
         if given.narrow:
             return None
-        guarded = oracle.message_for(call.method, call.parameters)[0] not in oracle.READS
+        guarded = oracle.guarded(call.method, call.parameters)
         if guarded and not given.root and not self._polkit_agrees(given):
             return {*DENIED}
         if call.upgrade:
             return {"org.varlink.service.MethodNotImplemented"}
         if given.script.fault:
             return None
-        return {None, "io.machine1.NoSuchMachine"} if call.method == "io.machine1.GetMachine" else {None}
+        return oracle.outcomes(call.method, call.parameters)
 
     def _expected_own(self, given: Input, call: oracle.Call) -> set[str | None]:
         if call.method in oracle.ROOTS and not given.root:
@@ -437,16 +446,27 @@ class Stage:
 
     def _check_messages(self, given: Input, calls: list[oracle.Call]) -> None:
         """What machined got: changes in their order and no other; of reads at most as many as were asked for."""
-        wanted = [oracle.message_for(call.method, call.parameters) for call in calls if self._reaches(given, call)]
+        reaching = [call for call in calls if self._reaches(given, call)]
+        wanted = [message for call in reaching if (message := oracle.message_for(call.method, call.parameters))]
         changes = [message for message in wanted if message[0] not in oracle.READS]
-        actual = [message for message in self._bus.calls if message[0] not in oracle.READS]
+        apart = oracle.READS | oracle.FOLLOWING
+        actual = [message for message in self._bus.calls if message[0] not in apart]
+        started = [message[2] for message in self._bus.calls if message[0] == "StartUnit"]
+        units = {f"systemd-nspawn@{call.parameters['name']}.service" for call in reaching if "name" in call.parameters}
+        demand(all(unit in units and mode == "fail" for unit, mode in started), "another unit", started, units)
         if given.leaves or given.narrow:
             remaining = iter(changes)
             demand(all(message in remaining for message in actual), "machined got others", actual, changes)
         else:
             demand(repr(actual) == repr(changes), "machined got others", actual, changes)
         reads = len(self._bus.calls) - len(actual)
-        demand(reads <= len(wanted) - len(changes), "too many reads", self._bus.calls)
+        several = sum(
+            1 + (given.script.listed * len(oracle.DETAILS) if call.parameters.get("details") else 0)
+            for call in reaching
+            if call.method in oracle.UNGUARDED or call.method == "io.machine1.StartMachine"
+        )
+        by_pid = sum(call.method in ("io.machine1.GetMachineByPID", "io.machine1.StartMachine") for call in reaching)
+        demand(reads <= several + by_pid, "too many reads", self._bus.calls)
         if given.narrow:
             demand(all(message[2][0].startswith("web") for message in actual), "the policy hides this", actual)
         self._check_questions(given, calls, len(actual))
@@ -475,14 +495,14 @@ class Stage:
             return False
         if oracle.violations(oracle.METHODS[call.method]["parameters"], call.parameters):
             return False
-        return oracle.message_for(call.method, call.parameters)[0] not in oracle.READS
+        return oracle.guarded(call.method, call.parameters)
 
     def _reaches(self, given: Input, call: oracle.Call) -> bool:
         if call.method not in oracle.METHODS or call.method in oracle.OWN or call.upgrade:
             return False
         if oracle.invalid_parameters(call.method, call.parameters):
             return False
-        guarded = oracle.message_for(call.method, call.parameters)[0] not in oracle.READS
+        guarded = oracle.guarded(call.method, call.parameters)
         return given.root or not guarded or self._polkit_agrees(given)
 
     def _check_nothing_left(self) -> None:

@@ -61,20 +61,20 @@ func main() {
 	}
 	defer connection.Close()
 
-	machines, err := iomachine1.ListMachines().Call(ctx, connection, nil)
+	machines, err := iomachine1.ListMachines().Call(ctx, connection, nil, nil, nil, nil, nil)
 	fmt.Println("ListMachines:", outcome(err))
 	for _, machine := range machines {
 		fmt.Println(" ", machine.Name, text(machine.Class), machine.Service)
 	}
-	machine, err := iomachine1.GetMachine().Call(ctx, connection, "web")
+	machine, err := iomachine1.GetMachine().Call(ctx, connection, "web", nil, nil)
 	fmt.Println("GetMachine:", outcome(err), machine.Name, text(machine.Class), machine.Object_path)
-	_, err = iomachine1.GetMachine().Call(ctx, connection, "nope")
+	_, err = iomachine1.GetMachine().Call(ctx, connection, "nope", nil, nil)
 	fmt.Println("GetMachine:", outcome(err))
 	err = iomachine1.TerminateMachine().Call(ctx, connection, "web", nil)
 	fmt.Println("TerminateMachine:", outcome(err))
-	err = iomachine1.CopyFromMachine().Call(ctx, connection, "web", "/etc/hostname", nil, nil)
+	err = iomachine1.CopyFromMachine().Call(ctx, connection, "web", "/etc/hostname", nil, nil, nil)
 	fmt.Println("CopyFromMachine:", outcome(err))
-	err = iomachine1.CopyToMachine().Call(ctx, connection, "web", "relative", nil, nil)
+	err = iomachine1.CopyToMachine().Call(ctx, connection, "web", "relative", nil, nil, nil)
 	fmt.Println("CopyToMachine:", outcome(err))
 	err = iomachine1.KillMachine().Call(ctx, connection, "web", nil, nil, nil)
 	fmt.Println("KillMachine:", outcome(err))

@@ -30,24 +30,24 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args().nth(1).expect("the path of the socket");
     let mut connection = zlink::tokio::unix::connect(path).await?;
 
-    let result = connection.list_machines(None).await;
+    let result = connection.list_machines(None, None, None, None, None).await;
     println!("ListMachines: {}", outcome(&result));
     for machine in result.into_iter().flatten().flat_map(|reply| reply.machines) {
         println!("  {} {} {}", machine.name, machine.class.as_deref().unwrap_or("-"), machine.service);
     }
-    let result = connection.get_machine("web").await;
+    let result = connection.get_machine("web", None, None).await;
     print!("GetMachine: {}", outcome(&result));
     for machine in result.into_iter().flatten().map(|reply| reply.machine) {
         print!(" {} {} {}", machine.name, machine.class.as_deref().unwrap_or("-"), machine.object_path);
     }
     println!();
-    let result = connection.get_machine("nope").await;
+    let result = connection.get_machine("nope", None, None).await;
     println!("GetMachine: {}", outcome(&result));
     let result = connection.terminate_machine("web", None).await;
     println!("TerminateMachine: {}", outcome(&result));
-    let result = connection.copy_from_machine("web", "/etc/hostname", None, None).await;
+    let result = connection.copy_from_machine("web", "/etc/hostname", None, None, None).await;
     println!("CopyFromMachine: {}", outcome(&result));
-    let result = connection.copy_to_machine("web", "relative", None, None).await;
+    let result = connection.copy_to_machine("web", "relative", None, None, None).await;
     println!("CopyToMachine: {}", outcome(&result));
     let result = connection.kill_machine("web", None, None, None).await;
     println!("KillMachine: {}", outcome(&result));

@@ -221,8 +221,16 @@ def test_a_client_that_sends_no_more_still_gets_its_replies(client: Client) -> N
 
 
 def test_more_gets_its_one_reply_without_continues(client: Client) -> None:
-    client.send("ListMachines", more=True)
+    client.send("GetMachine", {"name": "web"}, more=True)
     assert "continues" not in client.receive()
+
+
+def test_with_more_a_list_comes_one_by_one(client: Client) -> None:
+    whole = client.call("ListMachines")["machines"]
+    client.send("ListMachines", more=True)
+    replies = [client.receive() for _ in whole]
+    assert [reply["parameters"]["machines"] for reply in replies] == [[machine] for machine in whole]
+    assert [reply.get("continues", False) for reply in replies] == [True] * (len(whole) - 1) + [False]
 
 
 def test_upgrade_is_not_offered(client: Client) -> None:

@@ -604,8 +604,8 @@ def test_sigterm_ends_a_question(tmp_path: Path, bus: Bus, polkit: FakePolkit, m
 # --- what was asked is what is done ----------------------------------------------------------------------------------
 
 SHELL = {"verb": "open-shell", "machine": "m", "user": "root", "program": "", "argv": "[]", "environment": "[]"}
-IN = {"verb": "copy-to", "direction": "in", "machine": "m"}
-OUT = {"verb": "copy-from", "direction": "out", "machine": "m"}
+IN = {"verb": "copy-to", "direction": "in", "machine": "m", "replace": "false"}
+OUT = {"verb": "copy-from", "direction": "out", "machine": "m", "replace": "false"}
 # Method and parameters; the details that polkit gets; the arguments that machined gets.
 SAME: list[tuple[str, dict[str, Any], dict[str, str], tuple[Any, ...]]] = [
     ("OpenMachineShell", {}, SHELL, ("m", "root", "", [], [])),

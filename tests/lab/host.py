@@ -723,6 +723,21 @@ class Host:
         enter = ["nsenter", f"--target={leader}", "--all", "--", *command]
         return self.run(enter, check=check, stdin=stdin, timeout=timeout)
 
+    def startable(self, name: str) -> None:
+        """End a guest, but keep its image, so that systemd-nspawn@NAME.service can start it; `end_guest` removes it.
+
+        The drop-in leaves out what namespaces do not let nspawn do: other UIDs and a network of the container's own.
+        """
+        script = """
+            systemctl stop "guest-$1.service"
+            mkdir -p /run/systemd/system/systemd-nspawn@.service.d
+            cat >/run/systemd/system/systemd-nspawn@.service.d/lab.conf
+            systemctl daemon-reload
+        """
+        start = "systemd-nspawn --quiet --keep-unit --boot --settings=no --machine=%i"
+        drop_in = f"[Service]\nExecStart=\nExecStart={start}\nDevicePolicy=auto\n"
+        self.run(["sh", "-euc", script, "sh", name], stdin=drop_in)
+
     def image(self, name: str) -> None:
         """Make a small directory image that no machine runs from."""
         script = (

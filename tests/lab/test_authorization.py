@@ -27,6 +27,19 @@ TABLE = """
     GetMachine          no     yes        yes     yes
     ListImages          no     yes        yes     yes
     Check               yes    yes        yes     yes
+    GetMachineByPID          no     yes        yes     yes
+    MapFromMachineUser       no     yes        yes     yes
+    MapFromMachineGroup      no     yes        yes     yes
+    MapToMachineUser         no     yes        yes     yes
+    MapToMachineGroup        no     yes        yes     yes
+    PoweroffMachine          no     no         ask     ask
+    RebootMachine            no     no         ask     ask
+    StartMachine             no     no         ask     ask
+    UnregisterMachine        no     no         ask     ask
+    OpenMachineLogin         no     no         ask     ask
+    OpenMachinePTY           no     no         ask     ask
+    OpenMachineRootDirectory no     no         no      ask
+    BindMountMachine         no     no         no      ask
     TerminateMachine    no     no         ask     ask
     KillMachine         no     no         ask     ask
     OpenMachineShell    no     no         ask     ask
@@ -50,6 +63,12 @@ SUBJECTS = {
     "machine1-bridge": (DENIED, DENIED),
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    "GetMachineByPID": {"pid": 2**31 - 1},
+    "MapFromMachineUser": {"name": "nope", "uid": 7},
+    "MapFromMachineGroup": {"name": "nope", "gid": 7},
+    "MapToMachineUser": {"uid": 70000},
+    "MapToMachineGroup": {"gid": 70000},
+    "BindMountMachine": {"name": "nope", "src": "/etc"},
     "ListMachines": {},
     "ListImages": {},
     "Check": {"method": "ListMachines"},
@@ -58,8 +77,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "CloneImage": {"name": "nope", "dest": "other"},
     "RenameImage": {"name": "nope", "dest": "other"},
 }
-# Passed means that machined was asked, about what does not exist.
-MISSING = ("io.machine1.NoSuchMachine", "io.machine1.NoSuchImage")
+# Passed means that machined was asked, about what does not exist; of OpenMachinePTY before 258, what it does not do.
+NO_SUCH_MACHINE = "io.machine1.NoSuchMachine"
+MISSING = {f"io.machine1.NoSuch{what}" for what in ("Machine", "Image", "UserMapping", "GroupMapping")}
+MISSING |= {"io.machine1.NoMachineForPID", "io.machine1.NotSupported"}
 RULE = """
 polkit.addRule(function(action, subject) {
     if (action.id.indexOf("io.machine1.") == 0 && subject.user == "www-data")
@@ -239,7 +260,7 @@ def test_the_example_rule(fresh_host: Host) -> None:
     def shell(client: str, **parameters: Any) -> str:  # noqa: ANN401
         return error(fresh_host, "OpenMachineShell", {"path": "/bin/sh", **parameters}, user=client)[0]
 
-    missing = MISSING[0]
+    missing = NO_SUCH_MACHINE
     assert shell("developer", name="web-1", user="www-data") == missing
     assert shell("developer", name="web-1") == PASSWORD
     assert shell("developer", name="web-x", user="www-data") == PASSWORD
@@ -361,9 +382,9 @@ def test_a_sandbox_with_one_socket_and_nothing_else(host: Host) -> None:
     assert found["shell"] == GUEST
     assert [machine["name"] for machine in found["list"]["machines"]] == [GUEST]
     assert found["get"] == GUEST
-    assert found["hidden"] == found["missing"] == found["host"] == MISSING[0]
+    assert found["hidden"] == found["missing"] == found["host"] == NO_SUCH_MACHINE
     assert found["other shells"] == [DENIED] * 5
-    assert found["hidden shells"] == [MISSING[0]] * 3
+    assert found["hidden shells"] == [NO_SUCH_MACHINE] * 3
     assert found["other methods"] == dict.fromkeys(found["other methods"], DENIED)
     assert found["check"] is False
     refused = journal(host, "MACHINE1_SOCKET=box", "MACHINE1_DECISION=refused")

@@ -40,14 +40,14 @@ class Example:
 
 @functools.cache
 def examples() -> dict[str, Example]:
-    """By method, in the order of the page. Each has one, which test_the_page_has_each_example holds."""
+    """By method, in the order of the page, which test_the_page_has_each_example holds."""
     operations = [
         operation
         for item in yaml.safe_load(CONTRACT.read_text())["paths"].values()
         for operation in item.values()
         if isinstance(operation, dict)
     ]
-    written = {operation["operationId"]: operation["x-examples"] for operation in operations}
+    written = {operation["operationId"]: operation.get("x-examples", []) for operation in operations}
     found = {}
     for block in re.findall(r"^\.nf$\n(varlinkctl.*?)^\.fi$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
         command = unescaped(block)
@@ -158,6 +158,34 @@ def renames_an_image(host: Host, example: Example) -> None:
     assert images(host).keys() & set(parameters.values()) == {parameters["dest"]}
 
 
+def forgets(host: Host, example: Example) -> None:
+    terminates(host, example)
+    host.end_guest(GUEST)
+
+
+def reboots(host: Host, example: Example) -> None:
+    """Its unit is not one that starts it again."""
+    assert runs(host, example) in ("", "{}")
+    assert eventually(lambda: GUEST not in machines(host))
+
+
+def starts(host: Host, example: Example) -> None:
+    host.startable(GUEST)
+    assert eventually(lambda: GUEST not in machines(host))
+    assert runs(host, example) in ("", "{}")
+    assert eventually(lambda: GUEST in machines(host))
+    host.run(["systemctl", "kill", "--signal=KILL", f"systemd-nspawn@{GUEST}.service"])
+    assert eventually(lambda: GUEST not in machines(host))
+
+
+def mounts(host: Host, example: Example) -> None:
+    if SUITES[host.suite] < 257:
+        return
+    host.run(["sh", "-c", "mkdir -p /srv && echo mounted >/srv/seen"])
+    assert runs(host, example) in ("", "{}")
+    assert host.run_in_guest(GUEST, ["cat", "/srv/seen"]).stdout == "mounted\n"
+
+
 EFFECTS: dict[str, Callable[[Host, Example], None]] = {
     "ListMachines": printed_as_written,
     "GetMachine": printed_as_written,
@@ -166,10 +194,17 @@ EFFECTS: dict[str, Callable[[Host, Example], None]] = {
     "OpenMachineShell": opens_a_shell,
     "CopyFromMachine": copies_from,
     "CopyToMachine": copies_to,
+    "BindMountMachine": mounts,
+    "UnregisterMachine": forgets,
+    "PoweroffMachine": terminates,
+    "RebootMachine": reboots,
+    "MapFromMachineUser": printed_as_written,
+    "MapFromMachineGroup": printed_as_written,
     "ListImages": lists_images,
     "RemoveImage": removes_an_image,
     "CloneImage": clones_an_image,
     "RenameImage": renames_an_image,
+    "StartMachine": starts,
     "Check": printed_as_written,
 }
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_each_method_and_error_of_ours_is_on_the_page() -> None:
     mapped = {name for table in (VERBS, METHODS) for _, ours in table.values() for name in names(ours)}
     assert mapped | {"Check"} == methods
     assert "`Check`, which says" in PAGE
-    errors = {name for _, ours in ERRORS for name in ours} | {"Timeout", "Unavailable"}
+    errors = {name for _, ours in ERRORS for name in ours} | {"Timeout", "Unavailable", "NoMachineForPID"}
     assert errors == {error.name for error in interface.errors}
 
 
@@ -100,6 +101,38 @@ def test_each_method_and_error_of_systemds_is_on_the_page(host: Host) -> None:
     assert introspect(host, "error") <= THEIR_ERRORS
     if version == max(SUITES.values()):
         assert introspect(host, "error") == THEIR_ERRORS - {"io.systemd.System"}, "none that is no more"
+
+
+# --- machined's own interface on D-Bus -------------------------------------------------------------------------------
+
+MEMBERS = {names(member)[0]: (versions, ours) for member, versions, ours, _ in rows("org.freedesktop.machine1")}
+
+
+def members(host: Host) -> set[str]:
+    """All that machined says of itself: the manager's members, and those of a machine and an image."""
+    found = set()
+    for kind, path in (("Manager", ""), ("Machine", f"/machine/{GUEST}"), ("Image", "/image/_2ehost")):
+        service, object_path = "org.freedesktop.machine1", f"/org/freedesktop/machine1{path}"
+        text = host.run(["busctl", "introspect", "--xml-interface", service, object_path]).stdout
+        (interface,) = ElementTree.fromstring(text).iterfind(f"interface[@name='{service}.{kind}']")  # noqa: S314  machined's
+        found |= {f"{kind}.{member.attrib['name']}" for member in interface if member.tag != "annotation"}
+    return found
+
+
+def test_each_member_of_machined_is_offered_or_says_why_not(host: Host) -> None:
+    found = members(host)
+    assert len(found) > 80
+    assert found == of_version(MEMBERS, SUITES[host.suite])
+
+
+def test_each_row_of_a_member_is_mapped_or_says_why_not() -> None:
+    contract = (REPOSITORY / derive.CONTRACT).read_text()
+    interface = derive.Reader(derive.UniqueKeyLoader(contract).get_single_data()).read()
+    methods = {method.name for method in interface.methods}
+    assert len(MEMBERS) == len(rows("org.freedesktop.machine1")), "none is there twice"
+    for name, _, ours, differs in rows("org.freedesktop.machine1"):
+        assert set(names(ours)) <= methods, name
+        assert names(ours) or (ours == "not offered" and differs), name
 
 
 # --- what differs --------------------------------------------------------------------------------------------------
@@ -266,7 +299,8 @@ def test_machinectl_ends_a_machine_as_we_do(host: Host, verb: str, last_words: s
             if way == "theirs":
                 host.run(["machinectl", verb, name])
             else:
-                call(host, "KillMachine", json.loads(parameters.replace("NAME", f'"{name}"')))
+                (method,) = names(row[2])
+                call(host, method, json.loads(parameters.replace("NAME", f'"{name}"')))
             assert eventually(is_said), way
         finally:
             host.end_guest(name)

@@ -61,7 +61,7 @@ def test_a_host_in_order(order: Host, user: str | None) -> None:
         f"registry link:               to {SOCKET}",
         "system bus:                  answers",
         "machined on the bus:         answers",
-        "polkit knows:                5 actions of io.machine1",
+        "polkit knows:                10 actions of io.machine1",
         "varlink:                     31.",
     ):
         assert f"\n{line}" in text
@@ -137,7 +137,7 @@ def test_sandboxes(fresh_host: Host) -> None:
     text, wrong = report(fresh_host, "--socket", "/run/machine1/sandbox/joe")
     assert wrong == ["nothing"]
     assert "machine1-bridge@NAME1.socket" in text
-    assert f"{'NAME1.toml:':<28} loads: 3 methods, polkit required" in text
+    assert f"{'NAME1.toml:':<28} loads: 8 methods, polkit required" in text
     assert f"{'sockets of sandboxes:':<28} 1" in text
     assert "joe" not in text
     text, _ = report(fresh_host, "--socket", "/run/machine1/sandbox/joe", "--names")

@@ -35,7 +35,8 @@ programs = ["**"]
 environment = ["*"]
 """
 # What EVERYTHING leaves out.
-COPIES = 'host-paths = true\nmethods = ["CopyFromMachine", "CopyToMachine"]\n'
+FILES = ["BindMountMachine", "CopyFromMachine", "CopyToMachine", "OpenMachineRootDirectory"]
+COPIES = f"host-paths = true\nmethods = {json.dumps(FILES)}\n"
 
 
 class FakePolkit(Polkit):
@@ -91,17 +92,25 @@ async def _never(machined: object, parameters: object) -> Reply:
 
 TERMINATE = "io.machine1.TerminateMachine"
 GUARDED = sorted(name for name, method in METHODS.items() if method.guarded)
+DETAILED = sorted(name for name, method in METHODS.items() if method.details)
 READS = sorted(name for name, method in METHODS.items() if not method.guarded)
-LEAST = {
+LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.CopyFromMachine": {"src": "/a"},
     "io.machine1.CopyToMachine": {"src": "/a"},
+    "io.machine1.BindMountMachine": {"src": "/a"},
+    "io.machine1.GetMachineByPID": {"pid": 2},
+    "io.machine1.MapFromMachineUser": {"uid": 2},
+    "io.machine1.MapFromMachineGroup": {"gid": 2},
+    "io.machine1.MapToMachineUser": {"uid": 2},
+    "io.machine1.MapToMachineGroup": {"gid": 2},
     "io.machine1.CloneImage": {"dest": "j"},
     "io.machine1.RenameImage": {"dest": "j"},
 }
 
 
 def least(name: str) -> dict[str, Any]:
-    return {} if name.rpartition(".")[2].startswith("List") else {"name": "m", **LEAST.get(name, {})}
+    unnamed = name.rpartition(".")[2].startswith(("List", "GetMachineBy", "MapTo"))
+    return LEAST.get(name, {}) if unnamed else {"name": "m", **LEAST.get(name, {})}
 
 
 # --- who decides -----------------------------------------------------------------------------------------------------
@@ -116,6 +125,18 @@ def test_what_is_guarded_is_polkits_to_decide(name: str) -> None:
     refuses = FakePolkit(PermissionDenied())
     with pytest.raises(PermissionDenied):
         authorize(decides, refuses, USER, name, least(name))
+
+
+@pytest.mark.parametrize("name", DETAILED)
+def test_details_are_polkits_to_decide(name: str) -> None:
+    """As from systemd 261 on machined's own are."""
+    for uid, error, expected in ((USER, None, "polkit"), (ROOT, PermissionDenied(), "kernel")):
+        polkit = FakePolkit(error)
+        parameters = least(name) | {"details": True}
+        method = METHODS[name].called_with(parameters)
+        authorizer = Authorizer(policy(), polkit)
+        assert result_of(authorizer.authorize(peer_of(uid), name, method, normalize(name, parameters))) == expected
+        assert len(polkit.asked) == (uid == USER)
 
 
 @pytest.mark.parametrize("name", GUARDED)
@@ -136,14 +157,14 @@ def test_what_changes_nothing_is_the_policys(name: str, uid: int) -> None:
 
 
 @pytest.mark.parametrize(("uid", "by"), [(ROOT, "kernel"), (USER, "policy")])
-@pytest.mark.parametrize("name", [name for name in GUARDED if "Copy" not in name])
+@pytest.mark.parametrize("name", [name for name in GUARDED if name.rpartition(".")[2] not in FILES])
 def test_without_polkit_the_policy_decides_alone(name: str, uid: int, by: str) -> None:
     polkit = FakePolkit(PermissionDenied())
     decides = policy('polkit = "off"\n', EVERYTHING.replace(', ".host"', ""), "box")
     assert authorize(decides, polkit, uid, name, least(name)) == by
     assert polkit.asked == []
     # No glob means the host.
-    with pytest.raises(NoSuchImage if "Image" in name else NoSuchMachine):
+    with pytest.raises(NoSuchImage if "image" in METHODS[name].about else NoSuchMachine):
         authorize(decides, polkit, uid, name, least(name) | {"name": ".host"})
 
 
@@ -242,13 +263,49 @@ QUESTIONS: list[tuple[str, dict[str, Any], str, dict[str, str]]] = [
         "CopyFromMachine",
         {"name": "m", "src": "/a//b"},
         "copy",
-        {"verb": "copy-from", "direction": "out", "machine": "m", "src": "/a//b", "dest": "/a/b"},
+        {"verb": "copy-from", "direction": "out", "machine": "m", "src": "/a//b", "dest": "/a/b", "replace": "false"},
     ),
     (
         "CopyToMachine",
-        {"name": "m", "src": "/a//b", "dest": "/c//d"},
+        {"name": "m", "src": "/a//b", "dest": "/c//d", "replace": True},
         "copy",
-        {"verb": "copy-to", "direction": "in", "machine": "m", "src": "/a/b", "dest": "/c//d"},
+        {"verb": "copy-to", "direction": "in", "machine": "m", "src": "/a/b", "dest": "/c//d", "replace": "true"},
+    ),
+    (
+        "BindMountMachine",
+        {"name": "m", "src": "/a//b"},
+        "bind-mount",
+        {"verb": "bind-mount", "machine": "m", "src": "/a/b", "dest": "/a/b", "read_only": "false", "mkdir": "false"},
+    ),
+    ("PoweroffMachine", {"name": "m"}, "manage-machines", {"verb": "poweroff", "machine": "m"}),
+    ("RebootMachine", {"name": "m"}, "manage-machines", {"verb": "reboot", "machine": "m"}),
+    ("StartMachine", {"name": "m"}, "manage-machines", {"verb": "start", "image": "m"}),
+    ("UnregisterMachine", {"name": "m"}, "manage-machines", {"verb": "unregister", "machine": "m"}),
+    ("OpenMachineLogin", {"name": "m"}, "open-login", {"verb": "open-login", "machine": "m"}),
+    ("OpenMachinePTY", {"name": "m"}, "open-pty", {"verb": "open-pty", "machine": "m"}),
+    (
+        "OpenMachineRootDirectory",
+        {"name": "m"},
+        "open-root-directory",
+        {"verb": "open-root-directory", "machine": "m"},
+    ),
+    (
+        "ListMachines",
+        {"details": True, "all": True, "class": "vm", "service": "x"},
+        "inspect-machines",
+        {"verb": "list", "details": "true", "all": "true", "class": "vm", "service": "x"},
+    ),
+    (
+        "GetMachine",
+        {"name": "m", "details": True},
+        "inspect-machines",
+        {"verb": "get", "machine": "m", "details": "true"},
+    ),
+    (
+        "GetMachineByPID",
+        {"pid": 7, "details": True},
+        "inspect-machines",
+        {"verb": "get-by-pid", "pid": "7", "details": "true"},
     ),
     ("RemoveImage", {"name": "i"}, "manage-images", {"verb": "remove", "image": "i"}),
     (
@@ -272,8 +329,8 @@ def test_polkit_is_shown_all_that_would_be_done(
 
 
 def test_every_guarded_method_has_an_action_and_a_row_here() -> None:
-    assert sorted(ACTIONS) == GUARDED
-    assert {f"io.machine1.{row[0]}" for row in QUESTIONS} == set(GUARDED)
+    assert sorted(ACTIONS) == sorted(GUARDED + DETAILED)
+    assert {f"io.machine1.{row[0]}" for row in QUESTIONS} == set(ACTIONS)
     assert len({verb for _, verb in ACTIONS.values()}) == len(ACTIONS)
 
 
@@ -299,7 +356,8 @@ def test_the_details_are_in_the_page_for_who_writes_rules() -> None:
 @pytest.mark.parametrize("name", GUARDED)
 def test_no_two_parameters_share_a_detail(name: str) -> None:
     """Nor does one pass for the verb or the direction: each value is shown under a key of its own."""
-    values: dict[str, Any] = {"read_only": True, "signal": 9, "args": ["x"], "env": ["A=value-env"]}
+    values: dict[str, Any] = {"read_only": True, "replace": 1, "mkdir": 2, "signal": 9, "args": ["x"]}
+    values["env"] = ["A=value-env"]
     known = Contract().methods[name]["parameters"]["properties"]
     parameters = {key: values.get(key, f"/value-{key}") for key in known if key != "allowInteractiveAuthentication"}
     _, details = question(name, METHODS[name], parameters)

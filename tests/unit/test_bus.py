@@ -1206,7 +1206,8 @@ def test_a_user_has_so_many_calls_at_machined_and_leaves_room_for_others(
 ) -> None:
     machined = Machined(bench.loop)
     flood = [
-        Outcome(bench, machined.on_behalf_of(1000, machined.shown).call(member, "s", "flood", deadline=None)) for _ in range(20)
+        Outcome(bench, machined.on_behalf_of(1000, machined.shown).call(member, "s", "flood", deadline=None))
+        for _ in range(20)
     ]
     bench.calls(most)
     quiet = Outcome(bench, machined.on_behalf_of(1001, machined.shown).call(member, "s", "quiet"))

@@ -28,8 +28,8 @@ from bridge.errors import (
 )
 from bridge.loop import Future, Loop
 from bridge.machined import BRIDGE_DENIED, Machined
-from bridge.messages import Call, Peer, Reply
-from bridge.methods import METHODS, Method, Parameters
+from bridge.messages import Call, Parameters, Peer, Reply
+from bridge.methods import METHODS, Method
 from bridge.policy import Policy, parse
 from bridge.polkit import Polkit
 
@@ -63,8 +63,16 @@ ALL = policy()
 GUARDED = [name for name, method in METHODS.items() if method.guarded]
 # What each method takes at the least.
 LEAST = {
-    name: {key: "/a" if key == "src" else f"my-{key}" for key in method["parameters"].get("required", [])}
+    name: {
+        key: {"src": "/a", "pid": 2, "uid": 2, "gid": 2}.get(key, f"my-{key}")
+        for key in method["parameters"].get("required", [])
+    }
     for name, method in CONTRACT.methods.items()
+}
+# Those that answer with a descriptor or ask more than machined one thing.
+SPECIAL = {
+    f"io.machine1.{name}"
+    for name in ("OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY", "OpenMachineRootDirectory", "StartMachine")
 }
 TERMINATE = Call("io.machine1.TerminateMachine", {"name": "web1"})
 DENIED = PermissionDenied().refused(Refusal("polkit", "polkit says no"))
@@ -131,8 +139,13 @@ def lines(logged: list[Line], monkeypatch: pytest.MonkeyPatch) -> list[Line]:
 def test_there_are_guarded_methods_and_others() -> None:
     assert sorted(set(METHODS) - set(GUARDED)) == [
         "io.machine1.GetMachine",
+        "io.machine1.GetMachineByPID",
         "io.machine1.ListImages",
         "io.machine1.ListMachines",
+        "io.machine1.MapFromMachineGroup",
+        "io.machine1.MapFromMachineUser",
+        "io.machine1.MapToMachineGroup",
+        "io.machine1.MapToMachineUser",
     ]
 
 
@@ -146,14 +159,14 @@ def test_what_changes_something_needs_polkits_yes(name: str, uid: int) -> None:
     assert error(call, client, machined, polkit) == ("org.varlink.service.PermissionDenied", {})
     assert [question.uid for question in polkit.asked] == [uid]
     assert machined.asked == []
-    if name != "io.machine1.OpenMachineShell":
+    if name not in SPECIAL:
         polkit = FakePolkit()
         assert answer(call, client, machined, polkit) == Reply()
         assert [question.uid for question in polkit.asked] == [uid]
         assert len(machined.asked) == 1
 
 
-@pytest.mark.parametrize("name", [name for name in GUARDED if name != "io.machine1.OpenMachineShell"])
+@pytest.mark.parametrize("name", [name for name in GUARDED if name not in SPECIAL])
 def test_root_may_change_things_and_polkit_is_not_asked(name: str) -> None:
     machined, polkit = FakeMachined(), FakePolkit(DENIED)
     assert answer(Call(name, LEAST[name]), ROOT, machined, polkit) == Reply()

@@ -19,8 +19,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bridge import authorize, policy
+from bridge import authorize, details, policy
 from bridge.machined import READS
+from bridge.methods import METHODS as TABLE
 
 TREE = Path(__file__).resolve().parents[2]
 CONTRIB = TREE / "contrib"
@@ -410,6 +411,19 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
     def called(module: str) -> set[str]:
         return set(re.findall(r'"([A-Z]\w+)"', (TREE / f"bridge/{module}.py").read_text(encoding="utf-8")))
 
+    def members() -> set[str]:
+        """Of the manager: where the modules of the methods name them."""
+        called_ = re.compile(r'\.call\(\s*"(\w+)"|_(?:copy|open_terminal|map_from|map_to)\(machined, "(\w+)"')
+        found = {
+            name
+            for module in ("methods", "machines", "inside")
+            for match in called_.findall((TREE / f"bridge/{module}.py").read_text(encoding="utf-8"))
+            for name in match
+            if name
+        }
+        copies = {f"{name}WithFlags" for name in found if name.startswith("Copy")}
+        return found | copies | {member for _, member, _, _ in details._MEMBERS}
+
     machine1, polkit = "org.freedesktop.machine1", "org.freedesktop.PolicyKit1"
     assert called("polkit") == {"CheckAuthorization", "CancelCheckAuthorization"}
     assert sorted(allowed) == sorted(
@@ -417,7 +431,9 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "Hello"),
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "GetNameOwner"),
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "GetConnectionUnixProcessID"),
-            *((machine1, f"{machine1}.Manager", each) for each in called("methods") | READS.keys()),
+            (machine1, "org.freedesktop.DBus.Properties", "GetAll"),
+            ("org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager", "StartUnit"),
+            *((machine1, f"{machine1}.Manager", each) for each in members() | READS.keys()),
             *((polkit, f"{polkit}.Authority", each) for each in called("polkit")),
         ]
     )
@@ -430,12 +446,23 @@ def test_polkit_rule_names_the_guarded_methods() -> None:
         action: set(re.findall(r'"(\w+)"', verbs))
         for action, verbs in re.findall(r'"org\.freedesktop\.machine1\.([\w-]+)": \[([^]]*)\]', rule)
     }
-    assert lists == {"manage-machines": {"kill", "terminate", "copy"}, "manage-images": {"clone", "rename", "remove"}}
-    guarded = METHODS - {"ListMachines", "GetMachine", "ListImages", "OpenMachineShell", "Check"}
+    assert lists == {
+        "manage-machines": {"kill", "terminate", "unregister", "copy", "bind", "open_root_directory"},
+        "manage-images": {"clone", "rename", "remove"},
+    }
+    whole = {"OpenMachineShell": "shell", "OpenMachineLogin": "login", "OpenMachinePTY": "open-pty"}
+    assert set(re.findall(r'"([\w-]+)"', rule.partition("var actions = [")[2].partition("]")[0])) == {
+        *whole.values(), "inspect-machines",
+    }  # fmt: skip
+    # By signals and by systemd itself, whose action is another.
+    other = {"PoweroffMachine", "RebootMachine", "StartMachine"}
+    guarded = {name.removeprefix("io.machine1.") for name, method in TABLE.items() if method.guarded}
     verbs = set().union(*lists.values())
-    assert {verb for verb in verbs for method in guarded if method.lower().startswith(verb)} == verbs
-    assert all(any(method.lower().startswith(verb) for verb in verbs) for method in guarded)
-    assert re.findall(r"Result\.(\w+)", rule) == ["NOT_HANDLED", "YES", "YES", "NO"]
+    names = {method: method.lower() for method in guarded - whole.keys() - other}
+    names["OpenMachineRootDirectory"] = "open_root_directory"
+    assert {verb for verb in verbs for name in names.values() if name.startswith(verb)} == verbs
+    assert all(any(name.startswith(verb) for verb in verbs) for name in names.values())
+    assert re.findall(r"Result\.(\w+)", rule) == ["NOT_HANDLED", "YES", "NO", "YES", "YES", "NO"]
 
 
 def test_polkit_has_the_actions_that_the_service_asks_about() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_each_method_has_a_function_of_its_own() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_function_bears_the_methods_name(name: str) -> None:
     method = name.removeprefix("io.machine1.")
-    snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in method).removeprefix("_")
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method).lower()
     assert METHODS[name].function.__name__ == snake
 
 
@@ -69,7 +70,18 @@ def test_the_function_bears_the_methods_name(name: str) -> None:
 def test_guarded_is_what_the_contract_lets_polkit_ask_about(name: str) -> None:
     asked = "allowInteractiveAuthentication" in CONTRACT.methods[name]["parameters"]["properties"]
     # The administrator's own are not asked about; who changes something with them is still in the journal.
-    assert ALL[name].guarded == (asked or name == "io.systemd.service.SetLogLevel")
+    method = ALL[name]
+    assert (method.guarded or method.details) == (asked or name == "io.systemd.service.SetLogLevel")
+    assert not (method.guarded and method.details)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_details_are_guarded(name: str) -> None:
+    method, offered = ALL[name], CONTRACT.methods[name]["parameters"]["properties"]
+    assert method.details == ("details" in offered)
+    assert method.called_with({"details": True}).guarded == (method.guarded or method.details)
+    for parameters in ({}, {"details": False}, {"details": None}, {"details": 1}):
+        assert method.called_with(parameters) is method
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -85,14 +97,15 @@ def test_objects_are_required_strings(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_all_that_a_method_requires_as_a_name_is_an_object_of_it(name: str) -> None:
     """What is not listed would be missing from the log and, one day, from a policy."""
-    required = set(CONTRACT.methods[name]["parameters"].get("required", [])) - {"src"}
+    required = set(CONTRACT.methods[name]["parameters"].get("required", []))
+    required -= {"src", "pid", "uid", "gid"}
     assert set(METHODS[name].about.values()) == required
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "name" in method.about.values()])
 def test_a_machine_is_no_image(name: str) -> None:
     kind = next(kind for kind, parameter in METHODS[name].about.items() if parameter == "name")
-    assert kind == ("image" if name.endswith("Image") else "machine")
+    assert kind == ("image" if name.endswith(("Image", "StartMachine")) else "machine")
 
 
 # --- machines -------------------------------------------------------------------------------------------------------
@@ -226,12 +239,26 @@ DEST = {"name": "a", "dest": "b"}
         ("KillMachine", N, "ssi", ("web1", "all", 15), DEADLINE),
         ("KillMachine", N | {"who": "leader", "signal": 9}, "ssi", ("web1", "leader", 9), DEADLINE),
         ("KillMachine", N | {"who": None, "signal": None}, "ssi", ("web1", "all", 15), DEADLINE),
+        ("PoweroffMachine", N, "ssi", ("web1", "leader", 38), DEADLINE),
+        ("RebootMachine", N, "ssi", ("web1", "leader", 2), DEADLINE),
+        ("UnregisterMachine", N, "s", ("web1",), DEADLINE),
+        ("BindMountMachine", N | {"src": "/a"}, "sssbb", ("web1", "/a", "/a", False, False), DEADLINE),
+        (
+            "BindMountMachine",
+            N | {"src": "/a", "dest": "/b", "read_only": True, "mkdir": True},
+            "sssbb",
+            ("web1", "/a", "/b", True, True),
+            DEADLINE,
+        ),
         # Copies and images take as long as they take.
         ("CopyFromMachine", N | {"src": "/a", "dest": "/b"}, "sss", ("web1", "/a", "/b"), None),
         ("CopyFromMachine", N | {"src": "/a"}, "sss", ("web1", "/a", "/a"), None),
         ("CopyFromMachine", N | {"src": "/a", "dest": ""}, "sss", ("web1", "/a", "/a"), None),
         ("CopyToMachine", N | {"src": "/a", "dest": "/b"}, "sss", ("web1", "/a", "/b"), None),
         ("CopyToMachine", N | {"src": "/a", "dest": None}, "sss", ("web1", "/a", "/a"), None),
+        ("CopyToMachine", N | {"src": "/a", "replace": False}, "sss", ("web1", "/a", "/a"), None),
+        ("CopyToMachine", N | {"src": "/a", "replace": True}, "ssst", ("web1", "/a", "/a", 1), None),
+        ("CopyFromMachine", N | {"src": "/a", "replace": True}, "ssst", ("web1", "/a", "/a", 1), None),
         ("RemoveImage", {"name": "a"}, "s", ("a",), None),
         ("CloneImage", DEST, "ssb", ("a", "b", False), None),
         ("CloneImage", DEST | {"read_only": True}, "ssb", ("a", "b", True), None),
@@ -246,8 +273,10 @@ def test_machined_is_asked_what_the_client_asks(
     deadline: float | None,
 ) -> None:
     machined = FakeMachined()
+    member = "KillMachine" if method in ("PoweroffMachine", "RebootMachine") else method
+    member += "WithFlags" if parameters.get("replace") else ""
     assert call(method, machined, **parameters) == Reply()
-    assert machined.asked == [Asked(method, signature, arguments, "", deadline)]
+    assert machined.asked == [Asked(member, signature, arguments, "", deadline)]
     # True is 1 for Python, and a D-Bus boolean is no integer.
     assert [type(value) for value in machined.asked[0].arguments] == [type(value) for value in arguments]
 

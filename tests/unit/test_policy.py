@@ -57,6 +57,19 @@ YES, NO = True, False
 ROWS = {
     "io.machine1.ListMachines": (YES, YES, YES, NO),
     "io.machine1.GetMachine": (YES, YES, YES, NO),
+    "io.machine1.GetMachineByPID": (YES, YES, YES, NO),
+    "io.machine1.MapFromMachineUser": (YES, YES, YES, NO),
+    "io.machine1.MapFromMachineGroup": (YES, YES, YES, NO),
+    "io.machine1.MapToMachineUser": (YES, YES, YES, NO),
+    "io.machine1.MapToMachineGroup": (YES, YES, YES, NO),
+    "io.machine1.PoweroffMachine": (NO, YES, YES, NO),
+    "io.machine1.RebootMachine": (NO, YES, YES, NO),
+    "io.machine1.StartMachine": (NO, YES, YES, NO),
+    "io.machine1.UnregisterMachine": (NO, YES, YES, NO),
+    "io.machine1.OpenMachineLogin": (NO, YES, YES, NO),
+    "io.machine1.OpenMachinePTY": (NO, YES, YES, NO),
+    "io.machine1.OpenMachineRootDirectory": (NO, NO, YES, NO),
+    "io.machine1.BindMountMachine": (NO, NO, YES, NO),
     "io.machine1.TerminateMachine": (NO, YES, YES, NO),
     "io.machine1.KillMachine": (NO, YES, YES, NO),
     "io.machine1.OpenMachineShell": (NO, YES, YES, NO),
@@ -88,6 +101,12 @@ LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.CopyToMachine": {"name": "web", "src": "/a"},
     "io.machine1.CloneImage": {"name": "web", "dest": "new"},
     "io.machine1.RenameImage": {"name": "web", "dest": "new"},
+    "io.machine1.BindMountMachine": {"name": "web", "src": "/a"},
+    "io.machine1.GetMachineByPID": {"pid": 2},
+    "io.machine1.MapFromMachineUser": {"name": "web", "uid": 2},
+    "io.machine1.MapFromMachineGroup": {"name": "web", "gid": 2},
+    "io.machine1.MapToMachineUser": {"uid": 2},
+    "io.machine1.MapToMachineGroup": {"gid": 2},
     "io.machine1.ListMachines": {},
     "io.machine1.ListImages": {},
     "io.systemd.service.SetLogLevel": {},
@@ -122,7 +141,8 @@ def test_a_preset_allows_these_methods(method: str, column: int) -> None:
 def test_a_method_is_added_to_a_preset_and_to_none() -> None:
     added = policy('preset = "read-only"\nmethods = ["KillMachine"]')
     assert {name.rpartition(".")[2] for name in added.methods} == {
-        "ListMachines", "GetMachine", "ListImages", "KillMachine",
+        "ListMachines", "GetMachine", "GetMachineByPID", "MapFromMachineUser", "MapFromMachineGroup",
+        "MapToMachineUser", "MapToMachineGroup", "ListImages", "KillMachine",
     }  # fmt: skip
     assert policy('methods = ["KillMachine"]').methods == {"io.machine1.KillMachine"}
 
@@ -141,15 +161,30 @@ def test_what_nobody_knows_is_refused(method: str) -> None:
 
 # --- parameters: each one of the contract has a decision ------------------------------------------------------------
 
-KINDS = {"machine", "image", "new", "user", "program", "arguments", "environment", "host-path", "guest-path", "free"}
+KINDS = {"machine", "image", "new", "start", "user", "program", "arguments", "environment"}
+KINDS |= {"host-path", "guest-path", "free"}
 # By hand: which parameters nothing has to be decided for.
 FREE = {
-    "ListMachines": {"all"},
+    "ListMachines": {"all", "class", "service", "details", "allowInteractiveAuthentication"},
+    "GetMachine": {"details", "allowInteractiveAuthentication"},
+    "GetMachineByPID": {"pid", "details", "allowInteractiveAuthentication"},
+    "MapFromMachineUser": {"uid"},
+    "MapFromMachineGroup": {"gid"},
+    "MapToMachineUser": {"uid"},
+    "MapToMachineGroup": {"gid"},
+    "BindMountMachine": {"dest", "read_only", "mkdir", "allowInteractiveAuthentication"},
+    "PoweroffMachine": {"allowInteractiveAuthentication"},
+    "RebootMachine": {"allowInteractiveAuthentication"},
+    "StartMachine": {"allowInteractiveAuthentication"},
+    "UnregisterMachine": {"allowInteractiveAuthentication"},
+    "OpenMachineLogin": {"allowInteractiveAuthentication"},
+    "OpenMachinePTY": {"allowInteractiveAuthentication"},
+    "OpenMachineRootDirectory": {"allowInteractiveAuthentication"},
     "TerminateMachine": {"allowInteractiveAuthentication"},
     "KillMachine": {"who", "signal", "allowInteractiveAuthentication"},
     "OpenMachineShell": {"allowInteractiveAuthentication"},
-    "CopyFromMachine": {"src", "allowInteractiveAuthentication"},
-    "CopyToMachine": {"dest", "allowInteractiveAuthentication"},
+    "CopyFromMachine": {"src", "replace", "allowInteractiveAuthentication"},
+    "CopyToMachine": {"dest", "replace", "allowInteractiveAuthentication"},
     "ListImages": {"all"},
     "RemoveImage": {"allowInteractiveAuthentication"},
     "CloneImage": {"read_only", "allowInteractiveAuthentication"},
@@ -169,7 +204,7 @@ def test_each_parameter_of_each_method_is_known(method: str) -> None:
     free = {name for name, kind in known.items() if kind in ("free", "guest-path")}
     assert free == FREE.get(method.rpartition(".")[2], set())
     for kind, parameter in (METHODS | Control(lambda: None).methods)[method].about.items():
-        assert known[parameter] == kind
+        assert known[parameter] == ("start" if method == "io.machine1.StartMachine" else kind)
 
 
 def test_a_method_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +339,15 @@ def test_machines_and_images_are_different_lists() -> None:
     assert (box.shows_image("i"), box.shows_image("m")) == (True, False)
     assert refusal(box, "KillMachine", name="i")
     assert refusal(box, "RemoveImage", name="m")
+
+
+def test_an_image_is_started_as_a_machine_that_is_shown() -> None:
+    box = policy('preset = "manage"\nmachines = ["m*"]\nimages = ["*i"]')
+    assert refusal(box, "StartMachine", name="mi") == ""
+    assert refusal(box, "StartMachine", name="m") == "the policy shows no image of this name"
+    assert refusal(box, "StartMachine", name="i") == "name is no name that the policy allows for a machine"
+    with pytest.raises(NoSuchImage):
+        box.decide("io.machine1.StartMachine", {"name": "x"})
 
 
 @pytest.mark.parametrize("method", ["CloneImage", "RenameImage"])
@@ -461,9 +505,18 @@ def test_a_copy_needs_host_paths(method: str, parameter: str) -> None:
 # --- normalization --------------------------------------------------------------------------------------------------
 
 
+KEPT = {"replace": False}
+BIND = {"src": "/a", "dest": "/a", "read_only": False, "mkdir": False}
+
+
 @pytest.mark.parametrize(
     ("method", "given", "expected"),
     [
+        ("BindMountMachine", {"src": "//a/"}, BIND),
+        ("BindMountMachine", {"src": "/a", "dest": "/b/.."}, BIND | {"dest": "/b/.."}),
+        ("BindMountMachine", {"src": "/a", "mkdir": True}, BIND | {"mkdir": True}),
+        ("BindMountMachine", {"src": "/a/../b"}, InvalidParameter("src", "")),
+        ("CopyToMachine", {"src": "/a", "replace": True}, {"src": "/a", "dest": "/a", "replace": True}),
         ("OpenMachineShell", {}, {"user": "root", "path": "", "args": [], "env": []}),
         ("OpenMachineShell", {"user": ""}, {"user": "root", "path": "", "args": [], "env": []}),
         ("OpenMachineShell", {"user": "0"}, {"user": "root", "path": "", "args": [], "env": []}),
@@ -477,19 +530,19 @@ def test_a_copy_needs_host_paths(method: str, parameter: str) -> None:
         ("OpenMachineShell", {"path": "/a", "args": []}, {"user": "root", "path": "/a", "args": ["/a"], "env": []}),
         ("OpenMachineShell", {"path": "/a", "args": ["b"]}, {"user": "root", "path": "/a", "args": ["b"], "env": []}),
         ("CopyFromMachine", {"src": "/a//b/../c/"}, InvalidParameter("dest", "")),
-        ("CopyFromMachine", {"src": "/a//b/../c/", "dest": "//x/./y//"}, {"src": "/a//b/../c/", "dest": "/x/y"}),
-        ("CopyFromMachine", {"src": "/a//b/"}, {"src": "/a//b/", "dest": "/a/b"}),
-        ("CopyFromMachine", {"src": "/a", "dest": ""}, {"src": "/a", "dest": "/a"}),
+        ("CopyFromMachine", {"src": "/a//b/../c/", "dest": "//x/./y//"}, {"src": "/a//b/../c/", "dest": "/x/y"} | KEPT),
+        ("CopyFromMachine", {"src": "/a//b/"}, {"src": "/a//b/", "dest": "/a/b"} | KEPT),
+        ("CopyFromMachine", {"src": "/a", "dest": ""}, {"src": "/a", "dest": "/a"} | KEPT),
         ("CopyFromMachine", {"src": "/a", "dest": "/b/.."}, InvalidParameter("dest", "")),
         ("CopyFromMachine", {"src": "/a", "dest": "b"}, InvalidParameter("dest", "")),
-        ("CopyFromMachine", {"src": "/a", "dest": "/.../..x/x.."}, {"src": "/a", "dest": "/.../..x/x.."}),
+        ("CopyFromMachine", {"src": "/a", "dest": "/.../..x/x.."}, {"src": "/a", "dest": "/.../..x/x.."} | KEPT),
         ("CopyToMachine", {"src": "/a/../b", "dest": "/c"}, InvalidParameter("src", "")),
         ("CopyToMachine", {"src": "/..", "dest": "/c"}, InvalidParameter("src", "")),
-        ("CopyToMachine", {"src": "//a/./b/", "dest": "//c/../d/"}, {"src": "/a/b", "dest": "//c/../d/"}),
-        ("CopyToMachine", {"src": "//a/./b/"}, {"src": "/a/b", "dest": "/a/b"}),
-        ("CopyToMachine", {"src": "/a/", "dest": ""}, {"src": "/a", "dest": "/a"}),
-        ("CopyToMachine", {"src": "//"}, {"src": "/", "dest": "/"}),
-        ("CopyToMachine", {"src": "/."}, {"src": "/", "dest": "/"}),
+        ("CopyToMachine", {"src": "//a/./b/", "dest": "//c/../d/"}, {"src": "/a/b", "dest": "//c/../d/"} | KEPT),
+        ("CopyToMachine", {"src": "//a/./b/"}, {"src": "/a/b", "dest": "/a/b"} | KEPT),
+        ("CopyToMachine", {"src": "/a/", "dest": ""}, {"src": "/a", "dest": "/a"} | KEPT),
+        ("CopyToMachine", {"src": "//"}, {"src": "/", "dest": "/"} | KEPT),
+        ("CopyToMachine", {"src": "/."}, {"src": "/", "dest": "/"} | KEPT),
         ("KillMachine", {"signal": 9}, {"who": "all", "signal": 9}),
         ("KillMachine", {}, {"who": "all", "signal": 15}),
         ("ListMachines", {"all": True}, {"all": True}),

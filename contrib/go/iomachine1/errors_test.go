@@ -20,7 +20,7 @@ import (
 func failed(t *testing.T, reply string) error {
 	t.Helper()
 	connection := client(t, func(service *net.UnixConn, _ map[string]any) { send(t, service, reply+"\x00") })
-	_, err := iomachine1.GetMachine().Call(context.Background(), connection, "web")
+	_, err := iomachine1.GetMachine().Call(context.Background(), connection, "web", nil, nil)
 	if err == nil {
 		t.Fatalf("no error: %s", reply)
 	}

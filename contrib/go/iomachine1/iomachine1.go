@@ -26,10 +26,45 @@ import (
 
 // A running container or virtual machine.
 type Machine struct {
-	Name        string  `json:"name"`
-	Class       *string `json:"class,omitempty"`
-	Service     string  `json:"service"`
-	Object_path string  `json:"object_path"`
+	Name        string          `json:"name"`
+	Class       *string         `json:"class,omitempty"`
+	Service     string          `json:"service"`
+	Object_path string          `json:"object_path"`
+	Details     *MachineDetails `json:"details,omitempty"`
+}
+
+// What is known of a machine beside what the list has. Each piece that could not be had is absent
+// and named in missing; one that a machine does not have is absent alone.
+type MachineDetails struct {
+	Id                   *string    `json:"id,omitempty"`
+	Leader               *int64     `json:"leader,omitempty"`
+	Unit                 *string    `json:"unit,omitempty"`
+	Root_directory       *string    `json:"root_directory,omitempty"`
+	Timestamp            *int64     `json:"timestamp,omitempty"`
+	State                *string    `json:"state,omitempty"`
+	Network_interfaces   *[]int64   `json:"network_interfaces,omitempty"`
+	Addresses            *[]Address `json:"addresses,omitempty"`
+	Os_release           *[]string  `json:"os_release,omitempty"`
+	Uid_shift            *int64     `json:"uid_shift,omitempty"`
+	Ssh_address          *string    `json:"ssh_address,omitempty"`
+	Ssh_private_key_path *string    `json:"ssh_private_key_path,omitempty"`
+	Vsock_cid            *int64     `json:"vsock_cid,omitempty"`
+	Supervisor           *int64     `json:"supervisor,omitempty"`
+	Owner_uid            *int64     `json:"owner_uid,omitempty"`
+	Missing              []Missing  `json:"missing"`
+}
+
+// An IP address.
+type Address struct {
+	Family  string `json:"family"`
+	Address string `json:"address"`
+}
+
+// A piece of the details that could not be had, and why.
+type Missing struct {
+	Piece  string `json:"piece"`
+	Error  string `json:"error"`
+	Reason string `json:"reason"`
 }
 
 // An image that a machine can be started from.
@@ -51,6 +86,39 @@ type NoSuchMachine struct {
 func (e NoSuchMachine) Error() string {
 	s := "io.machine1.NoSuchMachine"
 	s += fmt.Sprintf("(Name: %v)", e.Name)
+	return s
+}
+
+// No machine has this process, or there is no such process.
+type NoMachineForPID struct {
+	Pid int64 `json:"pid"`
+}
+
+func (e NoMachineForPID) Error() string {
+	s := "io.machine1.NoMachineForPID"
+	s += fmt.Sprintf("(Pid: %v)", e.Pid)
+	return s
+}
+
+// The user ID belongs to no container, or the container has no such user.
+type NoSuchUserMapping struct {
+	Uid int64 `json:"uid"`
+}
+
+func (e NoSuchUserMapping) Error() string {
+	s := "io.machine1.NoSuchUserMapping"
+	s += fmt.Sprintf("(Uid: %v)", e.Uid)
+	return s
+}
+
+// The group ID belongs to no container, or the container has no such group.
+type NoSuchGroupMapping struct {
+	Gid int64 `json:"gid"`
+}
+
+func (e NoSuchGroupMapping) Error() string {
+	s := "io.machine1.NoSuchGroupMapping"
+	s += fmt.Sprintf("(Gid: %v)", e.Gid)
 	return s
 }
 
@@ -77,7 +145,8 @@ func (e NameTaken) Error() string {
 }
 
 // systemd-machined cannot do this with a machine or image of this kind, for example open a shell in
-// a virtual machine, copy files from the host to itself, or terminate the host.
+// a virtual machine, copy files from the host to itself, or terminate the host; or it is too old to
+// do it for this service: the reason says from which version of systemd on it can.
 type NotSupported struct {
 	Reason string `json:"reason"`
 }
@@ -167,6 +236,39 @@ func Dispatch_Error(err error) error {
 				return e
 			}
 			var param NoSuchMachine
+			err := json.Unmarshal(*errorRawParameters, &param)
+			if err != nil {
+				return e
+			}
+			return &param
+		case "io.machine1.NoMachineForPID":
+			errorRawParameters := e.Parameters.(*json.RawMessage)
+			if errorRawParameters == nil {
+				return e
+			}
+			var param NoMachineForPID
+			err := json.Unmarshal(*errorRawParameters, &param)
+			if err != nil {
+				return e
+			}
+			return &param
+		case "io.machine1.NoSuchUserMapping":
+			errorRawParameters := e.Parameters.(*json.RawMessage)
+			if errorRawParameters == nil {
+				return e
+			}
+			var param NoSuchUserMapping
+			err := json.Unmarshal(*errorRawParameters, &param)
+			if err != nil {
+				return e
+			}
+			return &param
+		case "io.machine1.NoSuchGroupMapping":
+			errorRawParameters := e.Parameters.(*json.RawMessage)
+			if errorRawParameters == nil {
+				return e
+			}
+			var param NoSuchGroupMapping
 			err := json.Unmarshal(*errorRawParameters, &param)
 			if err != nil {
 				return e
@@ -279,15 +381,16 @@ func Dispatch_Error(err error) error {
 // Generated client method calls
 
 // List All Registered Machines.
-// Lists the running machines that are registered with systemd-machined, sorted by name. Mirrors
-// ListMachines() on D-Bus.
-// Errors: Failed, Unavailable, Timeout.
+// Lists the running machines that are registered with systemd-machined, sorted by name. A call with
+// the flag `more` gets a reply for each machine, as soon as it is known; one with an empty list when
+// there is none. Mirrors ListMachines() on D-Bus and, for the details, what GetMachine mirrors.
+// Errors: Busy, Failed, Unavailable, Timeout.
 type ListMachines_methods struct{}
 
 func ListMachines() ListMachines_methods { return ListMachines_methods{} }
 
-func (m ListMachines_methods) Call(ctx context.Context, c *varlink.Connection, all_in_ *bool) (machines_out_ []Machine, err_ error) {
-	receive, err_ := m.Send(ctx, c, 0, all_in_)
+func (m ListMachines_methods) Call(ctx context.Context, c *varlink.Connection, all_in_ *bool, class_in_ *string, service_in_ *string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (machines_out_ []Machine, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, all_in_, class_in_, service_in_, details_in_, allowInteractiveAuthentication_in_)
 	if err_ != nil {
 		return
 	}
@@ -295,11 +398,19 @@ func (m ListMachines_methods) Call(ctx context.Context, c *varlink.Connection, a
 	return
 }
 
-func (m ListMachines_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, all_in_ *bool) (func(ctx context.Context) ([]Machine, uint64, error), error) {
+func (m ListMachines_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, all_in_ *bool, class_in_ *string, service_in_ *string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) ([]Machine, uint64, error), error) {
 	var in struct {
-		All *bool `json:"all,omitempty"`
+		All                            *bool   `json:"all,omitempty"`
+		Class                          *string `json:"class,omitempty"`
+		Service                        *string `json:"service,omitempty"`
+		Details                        *bool   `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.All = all_in_
+	in.Class = class_in_
+	in.Service = service_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Send(ctx, "io.machine1.ListMachines", in, flags)
 	if err != nil {
 		return nil, err
@@ -318,11 +429,19 @@ func (m ListMachines_methods) Send(ctx context.Context, c *varlink.Connection, f
 	}, nil
 }
 
-func (m ListMachines_methods) Upgrade(ctx context.Context, c *varlink.Connection, all_in_ *bool) (func(ctx context.Context) (machines_out_ []Machine, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+func (m ListMachines_methods) Upgrade(ctx context.Context, c *varlink.Connection, all_in_ *bool, class_in_ *string, service_in_ *string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (machines_out_ []Machine, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
 	var in struct {
-		All *bool `json:"all,omitempty"`
+		All                            *bool   `json:"all,omitempty"`
+		Class                          *string `json:"class,omitempty"`
+		Service                        *string `json:"service,omitempty"`
+		Details                        *bool   `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.All = all_in_
+	in.Class = class_in_
+	in.Service = service_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Upgrade(ctx, "io.machine1.ListMachines", in)
 	if err != nil {
 		return nil, err
@@ -342,15 +461,16 @@ func (m ListMachines_methods) Upgrade(ctx context.Context, c *varlink.Connection
 }
 
 // Get A Machine By Name.
-// Returns one machine. Mirrors GetMachine(name) on D-Bus and the properties of the object it
-// returns.
-// Errors: NoSuchMachine, Failed, Unavailable, Timeout.
+// Returns one machine. Mirrors GetMachine(name) on D-Bus and, for the details, the properties of the
+// object that it returns, GetMachineOSRelease(), GetMachineAddresses(), GetMachineUIDShift() and
+// GetMachineSSHInfo().
+// Errors: NoSuchMachine, Busy, Failed, Unavailable, Timeout.
 type GetMachine_methods struct{}
 
 func GetMachine() GetMachine_methods { return GetMachine_methods{} }
 
-func (m GetMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string) (machine_out_ Machine, err_ error) {
-	receive, err_ := m.Send(ctx, c, 0, name_in_)
+func (m GetMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (machine_out_ Machine, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, details_in_, allowInteractiveAuthentication_in_)
 	if err_ != nil {
 		return
 	}
@@ -358,11 +478,15 @@ func (m GetMachine_methods) Call(ctx context.Context, c *varlink.Connection, nam
 	return
 }
 
-func (m GetMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string) (func(ctx context.Context) (Machine, uint64, error), error) {
+func (m GetMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (Machine, uint64, error), error) {
 	var in struct {
-		Name string `json:"name"`
+		Name                           string `json:"name"`
+		Details                        *bool  `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.Name = name_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Send(ctx, "io.machine1.GetMachine", in, flags)
 	if err != nil {
 		return nil, err
@@ -381,11 +505,15 @@ func (m GetMachine_methods) Send(ctx context.Context, c *varlink.Connection, fla
 	}, nil
 }
 
-func (m GetMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string) (func(ctx context.Context) (machine_out_ Machine, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+func (m GetMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (machine_out_ Machine, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
 	var in struct {
-		Name string `json:"name"`
+		Name                           string `json:"name"`
+		Details                        *bool  `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.Name = name_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Upgrade(ctx, "io.machine1.GetMachine", in)
 	if err != nil {
 		return nil, err
@@ -626,16 +754,16 @@ func (m OpenMachineShell_methods) Upgrade(ctx context.Context, c *varlink.Connec
 // Copy A File Out Of A Machine.
 // Copies a file or a directory tree out of a container to the host, and replies when the copy is
 // complete, which can take minutes. A caller that leaves does not stop it. A symbolic link is copied
-// as a link. Directories are merged, but an existing file is not replaced: the call is then Failed,
-// with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors CopyFromMachine(name, src,
-// dest) on D-Bus.
+// as a link. Directories are merged, but an existing file is not replaced unless replace is true:
+// the call is then Failed, with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors
+// CopyFromMachine(name, src, dest) and, with replace, CopyFromMachineWithFlags() on D-Bus.
 // Errors: NoSuchMachine, Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
 type CopyFromMachine_methods struct{}
 
 func CopyFromMachine() CopyFromMachine_methods { return CopyFromMachine_methods{} }
 
-func (m CopyFromMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, allowInteractiveAuthentication_in_ *bool) (err_ error) {
-	receive, err_ := m.Send(ctx, c, 0, name_in_, src_in_, dest_in_, allowInteractiveAuthentication_in_)
+func (m CopyFromMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, replace_in_ *bool, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, src_in_, dest_in_, replace_in_, allowInteractiveAuthentication_in_)
 	if err_ != nil {
 		return
 	}
@@ -643,16 +771,18 @@ func (m CopyFromMachine_methods) Call(ctx context.Context, c *varlink.Connection
 	return
 }
 
-func (m CopyFromMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, src_in_ string, dest_in_ *string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+func (m CopyFromMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, src_in_ string, dest_in_ *string, replace_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
 	var in struct {
 		Name                           string  `json:"name"`
 		Src                            string  `json:"src"`
 		Dest                           *string `json:"dest,omitempty"`
+		Replace                        *bool   `json:"replace,omitempty"`
 		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.Name = name_in_
 	in.Src = src_in_
 	in.Dest = dest_in_
+	in.Replace = replace_in_
 	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Send(ctx, "io.machine1.CopyFromMachine", in, flags)
 	if err != nil {
@@ -668,16 +798,18 @@ func (m CopyFromMachine_methods) Send(ctx context.Context, c *varlink.Connection
 	}, nil
 }
 
-func (m CopyFromMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+func (m CopyFromMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, replace_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
 	var in struct {
 		Name                           string  `json:"name"`
 		Src                            string  `json:"src"`
 		Dest                           *string `json:"dest,omitempty"`
+		Replace                        *bool   `json:"replace,omitempty"`
 		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.Name = name_in_
 	in.Src = src_in_
 	in.Dest = dest_in_
+	in.Replace = replace_in_
 	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Upgrade(ctx, "io.machine1.CopyFromMachine", in)
 	if err != nil {
@@ -696,16 +828,16 @@ func (m CopyFromMachine_methods) Upgrade(ctx context.Context, c *varlink.Connect
 // Copy A File Into A Machine.
 // Copies a file or a directory tree from the host into a container, and replies when the copy is
 // complete, which can take minutes. A caller that leaves does not stop it. A symbolic link is copied
-// as a link. Directories are merged, but an existing file is not replaced: the call is then Failed,
-// with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors CopyToMachine(name, src, dest)
-// on D-Bus.
+// as a link. Directories are merged, but an existing file is not replaced unless replace is true:
+// the call is then Failed, with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors
+// CopyToMachine(name, src, dest) and, with replace, CopyToMachineWithFlags() on D-Bus.
 // Errors: NoSuchMachine, Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
 type CopyToMachine_methods struct{}
 
 func CopyToMachine() CopyToMachine_methods { return CopyToMachine_methods{} }
 
-func (m CopyToMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, allowInteractiveAuthentication_in_ *bool) (err_ error) {
-	receive, err_ := m.Send(ctx, c, 0, name_in_, src_in_, dest_in_, allowInteractiveAuthentication_in_)
+func (m CopyToMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, replace_in_ *bool, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, src_in_, dest_in_, replace_in_, allowInteractiveAuthentication_in_)
 	if err_ != nil {
 		return
 	}
@@ -713,16 +845,18 @@ func (m CopyToMachine_methods) Call(ctx context.Context, c *varlink.Connection, 
 	return
 }
 
-func (m CopyToMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, src_in_ string, dest_in_ *string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+func (m CopyToMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, src_in_ string, dest_in_ *string, replace_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
 	var in struct {
 		Name                           string  `json:"name"`
 		Src                            string  `json:"src"`
 		Dest                           *string `json:"dest,omitempty"`
+		Replace                        *bool   `json:"replace,omitempty"`
 		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.Name = name_in_
 	in.Src = src_in_
 	in.Dest = dest_in_
+	in.Replace = replace_in_
 	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Send(ctx, "io.machine1.CopyToMachine", in, flags)
 	if err != nil {
@@ -738,16 +872,18 @@ func (m CopyToMachine_methods) Send(ctx context.Context, c *varlink.Connection, 
 	}, nil
 }
 
-func (m CopyToMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+func (m CopyToMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, replace_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
 	var in struct {
 		Name                           string  `json:"name"`
 		Src                            string  `json:"src"`
 		Dest                           *string `json:"dest,omitempty"`
+		Replace                        *bool   `json:"replace,omitempty"`
 		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.Name = name_in_
 	in.Src = src_in_
 	in.Dest = dest_in_
+	in.Replace = replace_in_
 	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Upgrade(ctx, "io.machine1.CopyToMachine", in)
 	if err != nil {
@@ -759,6 +895,817 @@ func (m CopyToMachine_methods) Upgrade(ctx context.Context, c *varlink.Connectio
 			err = Dispatch_Error(err)
 			return
 		}
+		return
+	}, nil
+}
+
+// Get The Machine Of A Process.
+// Returns the machine that a process belongs to. The process of this service itself belongs to none,
+// and neither does one whose machine the policy of this socket hides. Mirrors GetMachineByPID(pid)
+// on D-Bus.
+// Errors: NoMachineForPID, Busy, Failed, Unavailable, Timeout.
+type GetMachineByPID_methods struct{}
+
+func GetMachineByPID() GetMachineByPID_methods { return GetMachineByPID_methods{} }
+
+func (m GetMachineByPID_methods) Call(ctx context.Context, c *varlink.Connection, pid_in_ int64, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (machine_out_ Machine, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, pid_in_, details_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	machine_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m GetMachineByPID_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, pid_in_ int64, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (Machine, uint64, error), error) {
+	var in struct {
+		Pid                            int64 `json:"pid"`
+		Details                        *bool `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Pid = pid_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.GetMachineByPID", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (machine_out_ Machine, flags uint64, err error) {
+		var out struct {
+			Machine Machine `json:"machine"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		machine_out_ = out.Machine
+		return
+	}, nil
+}
+
+func (m GetMachineByPID_methods) Upgrade(ctx context.Context, c *varlink.Connection, pid_in_ int64, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (machine_out_ Machine, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Pid                            int64 `json:"pid"`
+		Details                        *bool `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Pid = pid_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.GetMachineByPID", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (machine_out_ Machine, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Machine Machine `json:"machine"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		machine_out_ = out.Machine
+		return
+	}, nil
+}
+
+// Open A Login Prompt Inside A Machine.
+// Starts a login prompt (getty) on a new pseudo terminal inside a machine and returns the master
+// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. The
+// machine needs systemd and a system bus inside. There is none on the host itself, .host
+// (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+type OpenMachineLogin_methods struct{}
+
+func OpenMachineLogin() OpenMachineLogin_methods { return OpenMachineLogin_methods{} }
+
+func (m OpenMachineLogin_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (pty_fd_out_ int64, pty_path_out_ string, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	pty_fd_out_, pty_path_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m OpenMachineLogin_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, string, uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.OpenMachineLogin", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (pty_fd_out_ int64, pty_path_out_ string, flags uint64, err error) {
+		var out struct {
+			Pty_fd   int64  `json:"pty_fd"`
+			Pty_path string `json:"pty_path"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		pty_fd_out_ = out.Pty_fd
+		pty_path_out_ = out.Pty_path
+		return
+	}, nil
+}
+
+func (m OpenMachineLogin_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (pty_fd_out_ int64, pty_path_out_ string, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.OpenMachineLogin", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (pty_fd_out_ int64, pty_path_out_ string, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Pty_fd   int64  `json:"pty_fd"`
+			Pty_path string `json:"pty_path"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		pty_fd_out_ = out.Pty_fd
+		pty_path_out_ = out.Pty_path
+		return
+	}, nil
+}
+
+// Open A Pseudo Terminal Inside A Machine.
+// Allocates a pseudo terminal inside a machine and returns its master side as a file descriptor.
+// Nothing runs on it. NotSupported before systemd 258, which lets none but root do this. There is
+// none on the host itself, .host (PermissionDenied). Mirrors OpenMachinePTY(name) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+type OpenMachinePTY_methods struct{}
+
+func OpenMachinePTY() OpenMachinePTY_methods { return OpenMachinePTY_methods{} }
+
+func (m OpenMachinePTY_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (pty_fd_out_ int64, pty_path_out_ string, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	pty_fd_out_, pty_path_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m OpenMachinePTY_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, string, uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.OpenMachinePTY", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (pty_fd_out_ int64, pty_path_out_ string, flags uint64, err error) {
+		var out struct {
+			Pty_fd   int64  `json:"pty_fd"`
+			Pty_path string `json:"pty_path"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		pty_fd_out_ = out.Pty_fd
+		pty_path_out_ = out.Pty_path
+		return
+	}, nil
+}
+
+func (m OpenMachinePTY_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (pty_fd_out_ int64, pty_path_out_ string, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.OpenMachinePTY", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (pty_fd_out_ int64, pty_path_out_ string, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Pty_fd   int64  `json:"pty_fd"`
+			Pty_path string `json:"pty_path"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		pty_fd_out_ = out.Pty_fd
+		pty_path_out_ = out.Pty_path
+		return
+	}, nil
+}
+
+// Open The Root Directory Of A Machine.
+// Returns the root directory of a container as a file descriptor: with it, and by openat2(2), the
+// container's files are there for whoever has the permissions of their owners. There is none of the
+// host itself, .host (PermissionDenied). Mirrors OpenMachineRootDirectory(name) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+type OpenMachineRootDirectory_methods struct{}
+
+func OpenMachineRootDirectory() OpenMachineRootDirectory_methods {
+	return OpenMachineRootDirectory_methods{}
+}
+
+func (m OpenMachineRootDirectory_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (directory_fd_out_ int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	directory_fd_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m OpenMachineRootDirectory_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.OpenMachineRootDirectory", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (directory_fd_out_ int64, flags uint64, err error) {
+		var out struct {
+			Directory_fd int64 `json:"directory_fd"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		directory_fd_out_ = out.Directory_fd
+		return
+	}, nil
+}
+
+func (m OpenMachineRootDirectory_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (directory_fd_out_ int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.OpenMachineRootDirectory", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (directory_fd_out_ int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Directory_fd int64 `json:"directory_fd"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		directory_fd_out_ = out.Directory_fd
+		return
+	}, nil
+}
+
+// Mount A Directory Of The Host In A Machine.
+// Mounts a file or a directory of the host inside a running container, until the container ends.
+// NotSupported for a container with a user namespace of its own before systemd 257, as
+// systemd-machined says. Mirrors BindMountMachine(name, src, dest, read_only, mkdir) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+type BindMountMachine_methods struct{}
+
+func BindMountMachine() BindMountMachine_methods { return BindMountMachine_methods{} }
+
+func (m BindMountMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, read_only_in_ *bool, mkdir_in_ *bool, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, src_in_, dest_in_, read_only_in_, mkdir_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m BindMountMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, src_in_ string, dest_in_ *string, read_only_in_ *bool, mkdir_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Src                            string  `json:"src"`
+		Dest                           *string `json:"dest,omitempty"`
+		Read_only                      *bool   `json:"read_only,omitempty"`
+		Mkdir                          *bool   `json:"mkdir,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Src = src_in_
+	in.Dest = dest_in_
+	in.Read_only = read_only_in_
+	in.Mkdir = mkdir_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.BindMountMachine", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m BindMountMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, src_in_ string, dest_in_ *string, read_only_in_ *bool, mkdir_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Src                            string  `json:"src"`
+		Dest                           *string `json:"dest,omitempty"`
+		Read_only                      *bool   `json:"read_only,omitempty"`
+		Mkdir                          *bool   `json:"mkdir,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Src = src_in_
+	in.Dest = dest_in_
+	in.Read_only = read_only_in_
+	in.Mkdir = mkdir_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.BindMountMachine", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+// Forget A Machine.
+// Has systemd-machined forget a machine, whose processes run on. Mirrors UnregisterMachine(name) on
+// D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+type UnregisterMachine_methods struct{}
+
+func UnregisterMachine() UnregisterMachine_methods { return UnregisterMachine_methods{} }
+
+func (m UnregisterMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m UnregisterMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.UnregisterMachine", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m UnregisterMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.UnregisterMachine", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+// Power Off A Machine.
+// Asks the init system of a container to power off, with the signal that systemd knows for it
+// (SIGRTMIN+4 to the leader), as `machinectl poweroff` does. The reply comes when the signal was
+// sent; WaitMachine tells when the machine is gone. NotSupported on the host itself, .host. Mirrors
+// KillMachine(name, leader, SIGRTMIN+4) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+type PoweroffMachine_methods struct{}
+
+func PoweroffMachine() PoweroffMachine_methods { return PoweroffMachine_methods{} }
+
+func (m PoweroffMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m PoweroffMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.PoweroffMachine", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m PoweroffMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.PoweroffMachine", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+// Reboot A Machine.
+// Asks the init system of a container to reboot, with the signal that it knows for it (SIGINT to the
+// leader), as `machinectl reboot` does. The reply comes when the signal was sent. NotSupported on
+// the host itself, .host. Mirrors KillMachine(name, leader, SIGINT) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+type RebootMachine_methods struct{}
+
+func RebootMachine() RebootMachine_methods { return RebootMachine_methods{} }
+
+func (m RebootMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m RebootMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.RebootMachine", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m RebootMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.RebootMachine", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+// Map A User Of A Machine To The Host.
+// Says which user ID of the host a user of a container is. NotSupported for what is no container.
+// Mirrors MapFromMachineUser(name, uid) on D-Bus.
+// Errors: NoSuchMachine, NoSuchUserMapping, Failed, NotSupported, Unavailable, Timeout.
+type MapFromMachineUser_methods struct{}
+
+func MapFromMachineUser() MapFromMachineUser_methods { return MapFromMachineUser_methods{} }
+
+func (m MapFromMachineUser_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, uid_in_ int64) (uid_out_ int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, uid_in_)
+	if err_ != nil {
+		return
+	}
+	uid_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m MapFromMachineUser_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, uid_in_ int64) (func(ctx context.Context) (int64, uint64, error), error) {
+	var in struct {
+		Name string `json:"name"`
+		Uid  int64  `json:"uid"`
+	}
+	in.Name = name_in_
+	in.Uid = uid_in_
+	receive, err := c.Send(ctx, "io.machine1.MapFromMachineUser", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (uid_out_ int64, flags uint64, err error) {
+		var out struct {
+			Uid int64 `json:"uid"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		uid_out_ = out.Uid
+		return
+	}, nil
+}
+
+func (m MapFromMachineUser_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, uid_in_ int64) (func(ctx context.Context) (uid_out_ int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name string `json:"name"`
+		Uid  int64  `json:"uid"`
+	}
+	in.Name = name_in_
+	in.Uid = uid_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.MapFromMachineUser", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (uid_out_ int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Uid int64 `json:"uid"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		uid_out_ = out.Uid
+		return
+	}, nil
+}
+
+// Map A User Of The Host Into A Machine.
+// Says which container a user ID of the host belongs to, and which ID it is inside. Containers that
+// the policy of this socket hides have none. Mirrors MapToMachineUser(uid) on D-Bus.
+// Errors: NoSuchUserMapping, Failed, Unavailable, Timeout.
+type MapToMachineUser_methods struct{}
+
+func MapToMachineUser() MapToMachineUser_methods { return MapToMachineUser_methods{} }
+
+func (m MapToMachineUser_methods) Call(ctx context.Context, c *varlink.Connection, uid_in_ int64) (name_out_ string, uid_out_ int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, uid_in_)
+	if err_ != nil {
+		return
+	}
+	name_out_, uid_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m MapToMachineUser_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, uid_in_ int64) (func(ctx context.Context) (string, int64, uint64, error), error) {
+	var in struct {
+		Uid int64 `json:"uid"`
+	}
+	in.Uid = uid_in_
+	receive, err := c.Send(ctx, "io.machine1.MapToMachineUser", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (name_out_ string, uid_out_ int64, flags uint64, err error) {
+		var out struct {
+			Name string `json:"name"`
+			Uid  int64  `json:"uid"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		name_out_ = out.Name
+		uid_out_ = out.Uid
+		return
+	}, nil
+}
+
+func (m MapToMachineUser_methods) Upgrade(ctx context.Context, c *varlink.Connection, uid_in_ int64) (func(ctx context.Context) (name_out_ string, uid_out_ int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Uid int64 `json:"uid"`
+	}
+	in.Uid = uid_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.MapToMachineUser", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (name_out_ string, uid_out_ int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Name string `json:"name"`
+			Uid  int64  `json:"uid"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		name_out_ = out.Name
+		uid_out_ = out.Uid
+		return
+	}, nil
+}
+
+// Map A Group Of A Machine To The Host.
+// Says which group ID of the host a group of a container is. NotSupported for what is no container.
+// Mirrors MapFromMachineGroup(name, gid) on D-Bus.
+// Errors: NoSuchMachine, NoSuchGroupMapping, Failed, NotSupported, Unavailable, Timeout.
+type MapFromMachineGroup_methods struct{}
+
+func MapFromMachineGroup() MapFromMachineGroup_methods { return MapFromMachineGroup_methods{} }
+
+func (m MapFromMachineGroup_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, gid_in_ int64) (gid_out_ int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, gid_in_)
+	if err_ != nil {
+		return
+	}
+	gid_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m MapFromMachineGroup_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, gid_in_ int64) (func(ctx context.Context) (int64, uint64, error), error) {
+	var in struct {
+		Name string `json:"name"`
+		Gid  int64  `json:"gid"`
+	}
+	in.Name = name_in_
+	in.Gid = gid_in_
+	receive, err := c.Send(ctx, "io.machine1.MapFromMachineGroup", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (gid_out_ int64, flags uint64, err error) {
+		var out struct {
+			Gid int64 `json:"gid"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		gid_out_ = out.Gid
+		return
+	}, nil
+}
+
+func (m MapFromMachineGroup_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, gid_in_ int64) (func(ctx context.Context) (gid_out_ int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name string `json:"name"`
+		Gid  int64  `json:"gid"`
+	}
+	in.Name = name_in_
+	in.Gid = gid_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.MapFromMachineGroup", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (gid_out_ int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Gid int64 `json:"gid"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		gid_out_ = out.Gid
+		return
+	}, nil
+}
+
+// Map A Group Of The Host Into A Machine.
+// Says which container a group ID of the host belongs to, and which ID it is inside. Containers that
+// the policy of this socket hides have none. Mirrors MapToMachineGroup(gid) on D-Bus.
+// Errors: NoSuchGroupMapping, Failed, Unavailable, Timeout.
+type MapToMachineGroup_methods struct{}
+
+func MapToMachineGroup() MapToMachineGroup_methods { return MapToMachineGroup_methods{} }
+
+func (m MapToMachineGroup_methods) Call(ctx context.Context, c *varlink.Connection, gid_in_ int64) (name_out_ string, gid_out_ int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, gid_in_)
+	if err_ != nil {
+		return
+	}
+	name_out_, gid_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m MapToMachineGroup_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, gid_in_ int64) (func(ctx context.Context) (string, int64, uint64, error), error) {
+	var in struct {
+		Gid int64 `json:"gid"`
+	}
+	in.Gid = gid_in_
+	receive, err := c.Send(ctx, "io.machine1.MapToMachineGroup", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (name_out_ string, gid_out_ int64, flags uint64, err error) {
+		var out struct {
+			Name string `json:"name"`
+			Gid  int64  `json:"gid"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		name_out_ = out.Name
+		gid_out_ = out.Gid
+		return
+	}, nil
+}
+
+func (m MapToMachineGroup_methods) Upgrade(ctx context.Context, c *varlink.Connection, gid_in_ int64) (func(ctx context.Context) (name_out_ string, gid_out_ int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Gid int64 `json:"gid"`
+	}
+	in.Gid = gid_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.MapToMachineGroup", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (name_out_ string, gid_out_ int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Name string `json:"name"`
+			Gid  int64  `json:"gid"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		name_out_ = out.Name
+		gid_out_ = out.Gid
 		return
 	}, nil
 }
@@ -1015,6 +1962,67 @@ func (m RenameImage_methods) Upgrade(ctx context.Context, c *varlink.Connection,
 	}, nil
 }
 
+// Start An Image As A Machine.
+// Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
+// the unit systemd-nspawn@NAME.service. The reply comes when systemd has queued the start;
+// WaitMachine tells when the machine is there. One that runs already is left alone. Mirrors
+// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus.
+// Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
+type StartMachine_methods struct{}
+
+func StartMachine() StartMachine_methods { return StartMachine_methods{} }
+
+func (m StartMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m StartMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.StartMachine", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m StartMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.StartMachine", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
 // Say Whether A Call Would Be Allowed.
 // Says whether a call would be allowed, without making it: whether the policy of this socket lets it
 // pass and polkit would say yes without asking anybody. Says nothing about whether the machine or
@@ -1093,17 +2101,30 @@ func (m Check_methods) Upgrade(ctx context.Context, c *varlink.Connection, metho
 // Generated service interface with all methods
 
 type iomachine1Interface interface {
-	ListMachines(ctx context.Context, c VarlinkCall, all_ *bool) error
-	GetMachine(ctx context.Context, c VarlinkCall, name_ string) error
+	ListMachines(ctx context.Context, c VarlinkCall, all_ *bool, class_ *string, service_ *string, details_ *bool, allowInteractiveAuthentication_ *bool) error
+	GetMachine(ctx context.Context, c VarlinkCall, name_ string, details_ *bool, allowInteractiveAuthentication_ *bool) error
 	TerminateMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
 	KillMachine(ctx context.Context, c VarlinkCall, name_ string, who_ *string, signal_ *int64, allowInteractiveAuthentication_ *bool) error
 	OpenMachineShell(ctx context.Context, c VarlinkCall, name_ string, user_ *string, path_ *string, args_ *[]string, env_ *[]string, allowInteractiveAuthentication_ *bool) error
-	CopyFromMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, allowInteractiveAuthentication_ *bool) error
-	CopyToMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, allowInteractiveAuthentication_ *bool) error
+	CopyFromMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, replace_ *bool, allowInteractiveAuthentication_ *bool) error
+	CopyToMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, replace_ *bool, allowInteractiveAuthentication_ *bool) error
+	GetMachineByPID(ctx context.Context, c VarlinkCall, pid_ int64, details_ *bool, allowInteractiveAuthentication_ *bool) error
+	OpenMachineLogin(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
+	OpenMachinePTY(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
+	OpenMachineRootDirectory(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
+	BindMountMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, read_only_ *bool, mkdir_ *bool, allowInteractiveAuthentication_ *bool) error
+	UnregisterMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
+	PoweroffMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
+	RebootMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
+	MapFromMachineUser(ctx context.Context, c VarlinkCall, name_ string, uid_ int64) error
+	MapToMachineUser(ctx context.Context, c VarlinkCall, uid_ int64) error
+	MapFromMachineGroup(ctx context.Context, c VarlinkCall, name_ string, gid_ int64) error
+	MapToMachineGroup(ctx context.Context, c VarlinkCall, gid_ int64) error
 	ListImages(ctx context.Context, c VarlinkCall, all_ *bool) error
 	RemoveImage(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
 	CloneImage(ctx context.Context, c VarlinkCall, name_ string, dest_ string, read_only_ *bool, allowInteractiveAuthentication_ *bool) error
 	RenameImage(ctx context.Context, c VarlinkCall, name_ string, dest_ string, allowInteractiveAuthentication_ *bool) error
+	StartMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
 	Check(ctx context.Context, c VarlinkCall, method_ string, parameters_ *json.RawMessage) error
 }
 
@@ -1118,6 +2139,27 @@ func (c *VarlinkCall) ReplyNoSuchMachine(ctx context.Context, name_ string) erro
 	var out NoSuchMachine
 	out.Name = name_
 	return c.ReplyError(ctx, "io.machine1.NoSuchMachine", &out)
+}
+
+// No machine has this process, or there is no such process.
+func (c *VarlinkCall) ReplyNoMachineForPID(ctx context.Context, pid_ int64) error {
+	var out NoMachineForPID
+	out.Pid = pid_
+	return c.ReplyError(ctx, "io.machine1.NoMachineForPID", &out)
+}
+
+// The user ID belongs to no container, or the container has no such user.
+func (c *VarlinkCall) ReplyNoSuchUserMapping(ctx context.Context, uid_ int64) error {
+	var out NoSuchUserMapping
+	out.Uid = uid_
+	return c.ReplyError(ctx, "io.machine1.NoSuchUserMapping", &out)
+}
+
+// The group ID belongs to no container, or the container has no such group.
+func (c *VarlinkCall) ReplyNoSuchGroupMapping(ctx context.Context, gid_ int64) error {
+	var out NoSuchGroupMapping
+	out.Gid = gid_
+	return c.ReplyError(ctx, "io.machine1.NoSuchGroupMapping", &out)
 }
 
 // No image of this name exists. ListImages shows those that do.
@@ -1135,7 +2177,8 @@ func (c *VarlinkCall) ReplyNameTaken(ctx context.Context, name_ string) error {
 }
 
 // systemd-machined cannot do this with a machine or image of this kind, for example open a shell in
-// a virtual machine, copy files from the host to itself, or terminate the host.
+// a virtual machine, copy files from the host to itself, or terminate the host; or it is too old to
+// do it for this service: the reason says from which version of systemd on it can.
 func (c *VarlinkCall) ReplyNotSupported(ctx context.Context, reason_ string) error {
 	var out NotSupported
 	out.Reason = reason_
@@ -1236,6 +2279,94 @@ func (c *VarlinkCall) ReplyCopyToMachine(ctx context.Context) error {
 	return c.Reply(ctx, nil)
 }
 
+func (c *VarlinkCall) ReplyGetMachineByPID(ctx context.Context, machine_ Machine) error {
+	var out struct {
+		Machine Machine `json:"machine"`
+	}
+	out.Machine = machine_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyOpenMachineLogin(ctx context.Context, pty_fd_ int64, pty_path_ string) error {
+	var out struct {
+		Pty_fd   int64  `json:"pty_fd"`
+		Pty_path string `json:"pty_path"`
+	}
+	out.Pty_fd = pty_fd_
+	out.Pty_path = pty_path_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyOpenMachinePTY(ctx context.Context, pty_fd_ int64, pty_path_ string) error {
+	var out struct {
+		Pty_fd   int64  `json:"pty_fd"`
+		Pty_path string `json:"pty_path"`
+	}
+	out.Pty_fd = pty_fd_
+	out.Pty_path = pty_path_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyOpenMachineRootDirectory(ctx context.Context, directory_fd_ int64) error {
+	var out struct {
+		Directory_fd int64 `json:"directory_fd"`
+	}
+	out.Directory_fd = directory_fd_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyBindMountMachine(ctx context.Context) error {
+	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplyUnregisterMachine(ctx context.Context) error {
+	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplyPoweroffMachine(ctx context.Context) error {
+	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplyRebootMachine(ctx context.Context) error {
+	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplyMapFromMachineUser(ctx context.Context, uid_ int64) error {
+	var out struct {
+		Uid int64 `json:"uid"`
+	}
+	out.Uid = uid_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyMapToMachineUser(ctx context.Context, name_ string, uid_ int64) error {
+	var out struct {
+		Name string `json:"name"`
+		Uid  int64  `json:"uid"`
+	}
+	out.Name = name_
+	out.Uid = uid_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyMapFromMachineGroup(ctx context.Context, gid_ int64) error {
+	var out struct {
+		Gid int64 `json:"gid"`
+	}
+	out.Gid = gid_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyMapToMachineGroup(ctx context.Context, name_ string, gid_ int64) error {
+	var out struct {
+		Name string `json:"name"`
+		Gid  int64  `json:"gid"`
+	}
+	out.Name = name_
+	out.Gid = gid_
+	return c.Reply(ctx, &out)
+}
+
 func (c *VarlinkCall) ReplyListImages(ctx context.Context, images_ []Image) error {
 	var out struct {
 		Images []Image `json:"images"`
@@ -1256,6 +2387,10 @@ func (c *VarlinkCall) ReplyRenameImage(ctx context.Context) error {
 	return c.Reply(ctx, nil)
 }
 
+func (c *VarlinkCall) ReplyStartMachine(ctx context.Context) error {
+	return c.Reply(ctx, nil)
+}
+
 func (c *VarlinkCall) ReplyCheck(ctx context.Context, allowed_ bool, reason_ string) error {
 	var out struct {
 		Allowed bool   `json:"allowed"`
@@ -1269,18 +2404,20 @@ func (c *VarlinkCall) ReplyCheck(ctx context.Context, allowed_ bool, reason_ str
 // Generated dummy implementations for all varlink methods
 
 // List All Registered Machines.
-// Lists the running machines that are registered with systemd-machined, sorted by name. Mirrors
-// ListMachines() on D-Bus.
-// Errors: Failed, Unavailable, Timeout.
-func (s *VarlinkInterface) ListMachines(ctx context.Context, c VarlinkCall, all_ *bool) error {
+// Lists the running machines that are registered with systemd-machined, sorted by name. A call with
+// the flag `more` gets a reply for each machine, as soon as it is known; one with an empty list when
+// there is none. Mirrors ListMachines() on D-Bus and, for the details, what GetMachine mirrors.
+// Errors: Busy, Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) ListMachines(ctx context.Context, c VarlinkCall, all_ *bool, class_ *string, service_ *string, details_ *bool, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.ListMachines")
 }
 
 // Get A Machine By Name.
-// Returns one machine. Mirrors GetMachine(name) on D-Bus and the properties of the object it
-// returns.
-// Errors: NoSuchMachine, Failed, Unavailable, Timeout.
-func (s *VarlinkInterface) GetMachine(ctx context.Context, c VarlinkCall, name_ string) error {
+// Returns one machine. Mirrors GetMachine(name) on D-Bus and, for the details, the properties of the
+// object that it returns, GetMachineOSRelease(), GetMachineAddresses(), GetMachineUIDShift() and
+// GetMachineSSHInfo().
+// Errors: NoSuchMachine, Busy, Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) GetMachine(ctx context.Context, c VarlinkCall, name_ string, details_ *bool, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.GetMachine")
 }
 
@@ -1317,23 +2454,128 @@ func (s *VarlinkInterface) OpenMachineShell(ctx context.Context, c VarlinkCall, 
 // Copy A File Out Of A Machine.
 // Copies a file or a directory tree out of a container to the host, and replies when the copy is
 // complete, which can take minutes. A caller that leaves does not stop it. A symbolic link is copied
-// as a link. Directories are merged, but an existing file is not replaced: the call is then Failed,
-// with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors CopyFromMachine(name, src,
-// dest) on D-Bus.
+// as a link. Directories are merged, but an existing file is not replaced unless replace is true:
+// the call is then Failed, with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors
+// CopyFromMachine(name, src, dest) and, with replace, CopyFromMachineWithFlags() on D-Bus.
 // Errors: NoSuchMachine, Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
-func (s *VarlinkInterface) CopyFromMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, allowInteractiveAuthentication_ *bool) error {
+func (s *VarlinkInterface) CopyFromMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, replace_ *bool, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.CopyFromMachine")
 }
 
 // Copy A File Into A Machine.
 // Copies a file or a directory tree from the host into a container, and replies when the copy is
 // complete, which can take minutes. A caller that leaves does not stop it. A symbolic link is copied
-// as a link. Directories are merged, but an existing file is not replaced: the call is then Failed,
-// with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors CopyToMachine(name, src, dest)
-// on D-Bus.
+// as a link. Directories are merged, but an existing file is not replaced unless replace is true:
+// the call is then Failed, with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors
+// CopyToMachine(name, src, dest) and, with replace, CopyToMachineWithFlags() on D-Bus.
 // Errors: NoSuchMachine, Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
-func (s *VarlinkInterface) CopyToMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, allowInteractiveAuthentication_ *bool) error {
+func (s *VarlinkInterface) CopyToMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, replace_ *bool, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.CopyToMachine")
+}
+
+// Get The Machine Of A Process.
+// Returns the machine that a process belongs to. The process of this service itself belongs to none,
+// and neither does one whose machine the policy of this socket hides. Mirrors GetMachineByPID(pid)
+// on D-Bus.
+// Errors: NoMachineForPID, Busy, Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) GetMachineByPID(ctx context.Context, c VarlinkCall, pid_ int64, details_ *bool, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.GetMachineByPID")
+}
+
+// Open A Login Prompt Inside A Machine.
+// Starts a login prompt (getty) on a new pseudo terminal inside a machine and returns the master
+// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. The
+// machine needs systemd and a system bus inside. There is none on the host itself, .host
+// (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) OpenMachineLogin(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.OpenMachineLogin")
+}
+
+// Open A Pseudo Terminal Inside A Machine.
+// Allocates a pseudo terminal inside a machine and returns its master side as a file descriptor.
+// Nothing runs on it. NotSupported before systemd 258, which lets none but root do this. There is
+// none on the host itself, .host (PermissionDenied). Mirrors OpenMachinePTY(name) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) OpenMachinePTY(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.OpenMachinePTY")
+}
+
+// Open The Root Directory Of A Machine.
+// Returns the root directory of a container as a file descriptor: with it, and by openat2(2), the
+// container's files are there for whoever has the permissions of their owners. There is none of the
+// host itself, .host (PermissionDenied). Mirrors OpenMachineRootDirectory(name) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) OpenMachineRootDirectory(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.OpenMachineRootDirectory")
+}
+
+// Mount A Directory Of The Host In A Machine.
+// Mounts a file or a directory of the host inside a running container, until the container ends.
+// NotSupported for a container with a user namespace of its own before systemd 257, as
+// systemd-machined says. Mirrors BindMountMachine(name, src, dest, read_only, mkdir) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) BindMountMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, read_only_ *bool, mkdir_ *bool, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.BindMountMachine")
+}
+
+// Forget A Machine.
+// Has systemd-machined forget a machine, whose processes run on. Mirrors UnregisterMachine(name) on
+// D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) UnregisterMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.UnregisterMachine")
+}
+
+// Power Off A Machine.
+// Asks the init system of a container to power off, with the signal that systemd knows for it
+// (SIGRTMIN+4 to the leader), as `machinectl poweroff` does. The reply comes when the signal was
+// sent; WaitMachine tells when the machine is gone. NotSupported on the host itself, .host. Mirrors
+// KillMachine(name, leader, SIGRTMIN+4) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) PoweroffMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.PoweroffMachine")
+}
+
+// Reboot A Machine.
+// Asks the init system of a container to reboot, with the signal that it knows for it (SIGINT to the
+// leader), as `machinectl reboot` does. The reply comes when the signal was sent. NotSupported on
+// the host itself, .host. Mirrors KillMachine(name, leader, SIGINT) on D-Bus.
+// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) RebootMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.RebootMachine")
+}
+
+// Map A User Of A Machine To The Host.
+// Says which user ID of the host a user of a container is. NotSupported for what is no container.
+// Mirrors MapFromMachineUser(name, uid) on D-Bus.
+// Errors: NoSuchMachine, NoSuchUserMapping, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) MapFromMachineUser(ctx context.Context, c VarlinkCall, name_ string, uid_ int64) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.MapFromMachineUser")
+}
+
+// Map A User Of The Host Into A Machine.
+// Says which container a user ID of the host belongs to, and which ID it is inside. Containers that
+// the policy of this socket hides have none. Mirrors MapToMachineUser(uid) on D-Bus.
+// Errors: NoSuchUserMapping, Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) MapToMachineUser(ctx context.Context, c VarlinkCall, uid_ int64) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.MapToMachineUser")
+}
+
+// Map A Group Of A Machine To The Host.
+// Says which group ID of the host a group of a container is. NotSupported for what is no container.
+// Mirrors MapFromMachineGroup(name, gid) on D-Bus.
+// Errors: NoSuchMachine, NoSuchGroupMapping, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) MapFromMachineGroup(ctx context.Context, c VarlinkCall, name_ string, gid_ int64) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.MapFromMachineGroup")
+}
+
+// Map A Group Of The Host Into A Machine.
+// Says which container a group ID of the host belongs to, and which ID it is inside. Containers that
+// the policy of this socket hides have none. Mirrors MapToMachineGroup(gid) on D-Bus.
+// Errors: NoSuchGroupMapping, Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) MapToMachineGroup(ctx context.Context, c VarlinkCall, gid_ int64) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.MapToMachineGroup")
 }
 
 // List All Machine Images.
@@ -1368,6 +2610,16 @@ func (s *VarlinkInterface) RenameImage(ctx context.Context, c VarlinkCall, name_
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.RenameImage")
 }
 
+// Start An Image As A Machine.
+// Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
+// the unit systemd-nspawn@NAME.service. The reply comes when systemd has queued the start;
+// WaitMachine tells when the machine is there. One that runs already is left alone. Mirrors
+// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus.
+// Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) StartMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.StartMachine")
+}
+
 // Say Whether A Call Would Be Allowed.
 // Says whether a call would be allowed, without making it: whether the policy of this socket lets it
 // pass and polkit would say yes without asking anybody. Says nothing about whether the machine or
@@ -1386,23 +2638,29 @@ func (s *VarlinkInterface) VarlinkDispatch(ctx context.Context, call varlink.Cal
 	switch methodname {
 	case "ListMachines":
 		var in struct {
-			All *bool `json:"all,omitempty"`
+			All                            *bool   `json:"all,omitempty"`
+			Class                          *string `json:"class,omitempty"`
+			Service                        *string `json:"service,omitempty"`
+			Details                        *bool   `json:"details,omitempty"`
+			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 		}
 		err := call.GetParameters(&in)
 		if err != nil {
 			return call.ReplyInvalidParameter(ctx, "parameters")
 		}
-		return s.iomachine1Interface.ListMachines(ctx, VarlinkCall{call}, in.All)
+		return s.iomachine1Interface.ListMachines(ctx, VarlinkCall{call}, in.All, in.Class, in.Service, in.Details, in.AllowInteractiveAuthentication)
 
 	case "GetMachine":
 		var in struct {
-			Name string `json:"name"`
+			Name                           string `json:"name"`
+			Details                        *bool  `json:"details,omitempty"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
 		}
 		err := call.GetParameters(&in)
 		if err != nil {
 			return call.ReplyInvalidParameter(ctx, "parameters")
 		}
-		return s.iomachine1Interface.GetMachine(ctx, VarlinkCall{call}, in.Name)
+		return s.iomachine1Interface.GetMachine(ctx, VarlinkCall{call}, in.Name, in.Details, in.AllowInteractiveAuthentication)
 
 	case "TerminateMachine":
 		var in struct {
@@ -1448,26 +2706,163 @@ func (s *VarlinkInterface) VarlinkDispatch(ctx context.Context, call varlink.Cal
 			Name                           string  `json:"name"`
 			Src                            string  `json:"src"`
 			Dest                           *string `json:"dest,omitempty"`
+			Replace                        *bool   `json:"replace,omitempty"`
 			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 		}
 		err := call.GetParameters(&in)
 		if err != nil {
 			return call.ReplyInvalidParameter(ctx, "parameters")
 		}
-		return s.iomachine1Interface.CopyFromMachine(ctx, VarlinkCall{call}, in.Name, in.Src, in.Dest, in.AllowInteractiveAuthentication)
+		return s.iomachine1Interface.CopyFromMachine(ctx, VarlinkCall{call}, in.Name, in.Src, in.Dest, in.Replace, in.AllowInteractiveAuthentication)
 
 	case "CopyToMachine":
 		var in struct {
 			Name                           string  `json:"name"`
 			Src                            string  `json:"src"`
 			Dest                           *string `json:"dest,omitempty"`
+			Replace                        *bool   `json:"replace,omitempty"`
 			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 		}
 		err := call.GetParameters(&in)
 		if err != nil {
 			return call.ReplyInvalidParameter(ctx, "parameters")
 		}
-		return s.iomachine1Interface.CopyToMachine(ctx, VarlinkCall{call}, in.Name, in.Src, in.Dest, in.AllowInteractiveAuthentication)
+		return s.iomachine1Interface.CopyToMachine(ctx, VarlinkCall{call}, in.Name, in.Src, in.Dest, in.Replace, in.AllowInteractiveAuthentication)
+
+	case "GetMachineByPID":
+		var in struct {
+			Pid                            int64 `json:"pid"`
+			Details                        *bool `json:"details,omitempty"`
+			AllowInteractiveAuthentication *bool `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.GetMachineByPID(ctx, VarlinkCall{call}, in.Pid, in.Details, in.AllowInteractiveAuthentication)
+
+	case "OpenMachineLogin":
+		var in struct {
+			Name                           string `json:"name"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.OpenMachineLogin(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
+
+	case "OpenMachinePTY":
+		var in struct {
+			Name                           string `json:"name"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.OpenMachinePTY(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
+
+	case "OpenMachineRootDirectory":
+		var in struct {
+			Name                           string `json:"name"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.OpenMachineRootDirectory(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
+
+	case "BindMountMachine":
+		var in struct {
+			Name                           string  `json:"name"`
+			Src                            string  `json:"src"`
+			Dest                           *string `json:"dest,omitempty"`
+			Read_only                      *bool   `json:"read_only,omitempty"`
+			Mkdir                          *bool   `json:"mkdir,omitempty"`
+			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.BindMountMachine(ctx, VarlinkCall{call}, in.Name, in.Src, in.Dest, in.Read_only, in.Mkdir, in.AllowInteractiveAuthentication)
+
+	case "UnregisterMachine":
+		var in struct {
+			Name                           string `json:"name"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.UnregisterMachine(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
+
+	case "PoweroffMachine":
+		var in struct {
+			Name                           string `json:"name"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.PoweroffMachine(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
+
+	case "RebootMachine":
+		var in struct {
+			Name                           string `json:"name"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.RebootMachine(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
+
+	case "MapFromMachineUser":
+		var in struct {
+			Name string `json:"name"`
+			Uid  int64  `json:"uid"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.MapFromMachineUser(ctx, VarlinkCall{call}, in.Name, in.Uid)
+
+	case "MapToMachineUser":
+		var in struct {
+			Uid int64 `json:"uid"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.MapToMachineUser(ctx, VarlinkCall{call}, in.Uid)
+
+	case "MapFromMachineGroup":
+		var in struct {
+			Name string `json:"name"`
+			Gid  int64  `json:"gid"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.MapFromMachineGroup(ctx, VarlinkCall{call}, in.Name, in.Gid)
+
+	case "MapToMachineGroup":
+		var in struct {
+			Gid int64 `json:"gid"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.MapToMachineGroup(ctx, VarlinkCall{call}, in.Gid)
 
 	case "ListImages":
 		var in struct {
@@ -1514,6 +2909,17 @@ func (s *VarlinkInterface) VarlinkDispatch(ctx context.Context, call varlink.Cal
 			return call.ReplyInvalidParameter(ctx, "parameters")
 		}
 		return s.iomachine1Interface.RenameImage(ctx, VarlinkCall{call}, in.Name, in.Dest, in.AllowInteractiveAuthentication)
+
+	case "StartMachine":
+		var in struct {
+			Name                           string `json:"name"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.StartMachine(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
 
 	case "Check":
 		var in struct {
@@ -1568,7 +2974,65 @@ type Machine (
     # What registered the machine, for example systemd-nspawn or libvirt. Empty when none is known.
     service: string,
     # D-Bus object path of the machine below /org/freedesktop/machine1/machine.
-    object_path: string
+    object_path: string,
+    # What else is known of the machine. Absent unless it was asked for.
+    details: ?MachineDetails
+)
+
+# What is known of a machine beside what the list has. Each piece that could not be had is absent
+# and named in missing; one that a machine does not have is absent alone.
+type MachineDetails (
+    # The 128-bit machine ID that was registered, as 32 hexadecimal digits.
+    id: ?string,
+    # PID of the leader on this host, the init process of a container or the VMM of a virtual
+    # machine.
+    leader: ?int,
+    # Name of the systemd unit that the machine runs in.
+    unit: ?string,
+    # Path of the machine's root directory on this host.
+    root_directory: ?string,
+    # When the machine was registered, in microseconds since 1970-01-01 00:00 UTC (CLOCK_REALTIME).
+    timestamp: ?int,
+    # Whether the machine starts, runs or ends. Absent when it is another state.
+    state: ?(opening, running, closing),
+    # Indexes of the network interfaces on this host that belong to the machine.
+    network_interfaces: ?[]int,
+    # IP addresses of the machine.
+    addresses: ?[]Address,
+    # What os-release(5) inside of the machine says, each NAME=VALUE.
+    os_release: ?[]string,
+    # The user ID of this host that is root inside of the container.
+    uid_shift: ?int,
+    # Where ssh(1) reaches the machine. Known from systemd 257 on.
+    ssh_address: ?string,
+    # Path of the private key on this host that ssh(1) reaches the machine with.
+    ssh_private_key_path: ?string,
+    # The machine's address in AF_VSOCK, vsock(7). Known from systemd 258 on.
+    vsock_cid: ?int,
+    # PID of the process that supervises the machine. Known from systemd 258 on.
+    supervisor: ?int,
+    # The user that the machine belongs to. Known from systemd 258 on.
+    owner_uid: ?int,
+    # The pieces that could not be had; an empty list when there is none.
+    missing: []Missing
+)
+
+# An IP address.
+type Address (
+    # Whether this is an address of IPv4 or of IPv6.
+    family: (ipv4, ipv6),
+    # The address as inet_ntop(3) writes it, for example 192.0.2.1.
+    address: string
+)
+
+# A piece of the details that could not be had, and why.
+type Missing (
+    # Name of the field that is absent for it.
+    piece: string,
+    # Name of the D-Bus error.
+    error: string,
+    # What machined says about it, for a person to read.
+    reason: string
 )
 
 # An image that a machine can be started from.
@@ -1593,24 +3057,44 @@ type Image (
 )
 
 # List All Registered Machines.
-# Lists the running machines that are registered with systemd-machined, sorted by name. Mirrors
-# ListMachines() on D-Bus.
-# Errors: Failed, Unavailable, Timeout.
+# Lists the running machines that are registered with systemd-machined, sorted by name. A call with
+# the flag ` + "`" + `more` + "`" + ` gets a reply for each machine, as soon as it is known; one with an empty list when
+# there is none. Mirrors ListMachines() on D-Bus and, for the details, what GetMachine mirrors.
+# Errors: Busy, Failed, Unavailable, Timeout.
 method ListMachines(
     # Also list the host itself, as machine .host of class host. False when left out.
-    all: ?bool
+    all: ?bool,
+    # List only machines of this class. The host has to be asked for with all as well.
+    class: ?(vm, container, host),
+    # List only machines that this has registered, for example systemd-nspawn.
+    service: ?string,
+    # Also say what is not in the list, in the field details. Such a call is guarded, as
+    # systemd-machined does it from systemd 261 on, and may take as long as the machine needs to
+    # answer. False when left out.
+    details: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
 ) -> (
     # The machines; an empty list when there is none.
     machines: []Machine
 )
 
 # Get A Machine By Name.
-# Returns one machine. Mirrors GetMachine(name) on D-Bus and the properties of the object it
-# returns.
-# Errors: NoSuchMachine, Failed, Unavailable, Timeout.
+# Returns one machine. Mirrors GetMachine(name) on D-Bus and, for the details, the properties of the
+# object that it returns, GetMachineOSRelease(), GetMachineAddresses(), GetMachineUIDShift() and
+# GetMachineSSHInfo().
+# Errors: NoSuchMachine, Busy, Failed, Unavailable, Timeout.
 method GetMachine(
     # Name of the machine, as ListMachines shows it. The host itself is .host.
-    name: string
+    name: string,
+    # Also say what is not in the list, in the field details. Such a call is guarded, as
+    # systemd-machined does it from systemd 261 on, and may take as long as the machine needs to
+    # answer. False when left out.
+    details: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
 ) -> (
     # The machine.
     machine: Machine
@@ -1690,9 +3174,9 @@ method OpenMachineShell(
 # Copy A File Out Of A Machine.
 # Copies a file or a directory tree out of a container to the host, and replies when the copy is
 # complete, which can take minutes. A caller that leaves does not stop it. A symbolic link is copied
-# as a link. Directories are merged, but an existing file is not replaced: the call is then Failed,
-# with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors CopyFromMachine(name, src,
-# dest) on D-Bus.
+# as a link. Directories are merged, but an existing file is not replaced unless replace is true:
+# the call is then Failed, with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors
+# CopyFromMachine(name, src, dest) and, with replace, CopyFromMachineWithFlags() on D-Bus.
 # Errors: NoSuchMachine, Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
 method CopyFromMachine(
     # Name of the machine, as ListMachines shows it. The host itself is .host.
@@ -1701,6 +3185,8 @@ method CopyFromMachine(
     src: string,
     # Absolute path on the host to create. The same as src when left out or empty.
     dest: ?string,
+    # Whether to replace a file that exists. False when left out.
+    replace: ?bool,
     # Whether the user may be asked for a password while the call waits, through the authentication
     # agent of the user's session. False when left out.
     allowInteractiveAuthentication: ?bool
@@ -1709,9 +3195,9 @@ method CopyFromMachine(
 # Copy A File Into A Machine.
 # Copies a file or a directory tree from the host into a container, and replies when the copy is
 # complete, which can take minutes. A caller that leaves does not stop it. A symbolic link is copied
-# as a link. Directories are merged, but an existing file is not replaced: the call is then Failed,
-# with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors CopyToMachine(name, src, dest)
-# on D-Bus.
+# as a link. Directories are merged, but an existing file is not replaced unless replace is true:
+# the call is then Failed, with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors
+# CopyToMachine(name, src, dest) and, with replace, CopyToMachineWithFlags() on D-Bus.
 # Errors: NoSuchMachine, Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
 method CopyToMachine(
     # Name of the machine, as ListMachines shows it. The host itself is .host.
@@ -1720,10 +3206,203 @@ method CopyToMachine(
     src: string,
     # Absolute path inside the container to create. The same as src when left out or empty.
     dest: ?string,
+    # Whether to replace a file that exists. False when left out.
+    replace: ?bool,
     # Whether the user may be asked for a password while the call waits, through the authentication
     # agent of the user's session. False when left out.
     allowInteractiveAuthentication: ?bool
 ) -> ()
+
+# Get The Machine Of A Process.
+# Returns the machine that a process belongs to. The process of this service itself belongs to none,
+# and neither does one whose machine the policy of this socket hides. Mirrors GetMachineByPID(pid)
+# on D-Bus.
+# Errors: NoMachineForPID, Busy, Failed, Unavailable, Timeout.
+method GetMachineByPID(
+    # PID of the process on this host.
+    pid: int,
+    # Also say what is not in the list, in the field details. Such a call is guarded, as
+    # systemd-machined does it from systemd 261 on, and may take as long as the machine needs to
+    # answer. False when left out.
+    details: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # The machine.
+    machine: Machine
+)
+
+# Open A Login Prompt Inside A Machine.
+# Starts a login prompt (getty) on a new pseudo terminal inside a machine and returns the master
+# side of the terminal as a file descriptor. Whoever reads and writes there has to log in. The
+# machine needs systemd and a system bus inside. There is none on the host itself, .host
+# (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
+# Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+method OpenMachineLogin(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Index of the file descriptor of the terminal's master side among those that come with this
+    # reply.
+    pty_fd: int,
+    # Path of the terminal's other side inside the machine, for example /dev/pts/0.
+    pty_path: string
+)
+
+# Open A Pseudo Terminal Inside A Machine.
+# Allocates a pseudo terminal inside a machine and returns its master side as a file descriptor.
+# Nothing runs on it. NotSupported before systemd 258, which lets none but root do this. There is
+# none on the host itself, .host (PermissionDenied). Mirrors OpenMachinePTY(name) on D-Bus.
+# Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+method OpenMachinePTY(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Index of the file descriptor of the terminal's master side among those that come with this
+    # reply.
+    pty_fd: int,
+    # Path of the terminal's other side inside the machine, for example /dev/pts/0.
+    pty_path: string
+)
+
+# Open The Root Directory Of A Machine.
+# Returns the root directory of a container as a file descriptor: with it, and by openat2(2), the
+# container's files are there for whoever has the permissions of their owners. There is none of the
+# host itself, .host (PermissionDenied). Mirrors OpenMachineRootDirectory(name) on D-Bus.
+# Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+method OpenMachineRootDirectory(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Index of the file descriptor of the directory among those that come with this reply.
+    directory_fd: int
+)
+
+# Mount A Directory Of The Host In A Machine.
+# Mounts a file or a directory of the host inside a running container, until the container ends.
+# NotSupported for a container with a user namespace of its own before systemd 257, as
+# systemd-machined says. Mirrors BindMountMachine(name, src, dest, read_only, mkdir) on D-Bus.
+# Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+method BindMountMachine(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # Absolute path of the file or directory on the host.
+    src: string,
+    # Absolute path inside the container. The same as src when left out or empty.
+    dest: ?string,
+    # Whether the container can only read there. False when left out.
+    read_only: ?bool,
+    # Whether to create dest, if it does not exist. False when left out.
+    mkdir: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
+# Forget A Machine.
+# Has systemd-machined forget a machine, whose processes run on. Mirrors UnregisterMachine(name) on
+# D-Bus.
+# Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+method UnregisterMachine(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
+# Power Off A Machine.
+# Asks the init system of a container to power off, with the signal that systemd knows for it
+# (SIGRTMIN+4 to the leader), as ` + "`" + `machinectl poweroff` + "`" + ` does. The reply comes when the signal was
+# sent; WaitMachine tells when the machine is gone. NotSupported on the host itself, .host. Mirrors
+# KillMachine(name, leader, SIGRTMIN+4) on D-Bus.
+# Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+method PoweroffMachine(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
+# Reboot A Machine.
+# Asks the init system of a container to reboot, with the signal that it knows for it (SIGINT to the
+# leader), as ` + "`" + `machinectl reboot` + "`" + ` does. The reply comes when the signal was sent. NotSupported on
+# the host itself, .host. Mirrors KillMachine(name, leader, SIGINT) on D-Bus.
+# Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+method RebootMachine(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
+# Map A User Of A Machine To The Host.
+# Says which user ID of the host a user of a container is. NotSupported for what is no container.
+# Mirrors MapFromMachineUser(name, uid) on D-Bus.
+# Errors: NoSuchMachine, NoSuchUserMapping, Failed, NotSupported, Unavailable, Timeout.
+method MapFromMachineUser(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # The user ID inside of the machine.
+    uid: int
+) -> (
+    # The user ID on the host.
+    uid: int
+)
+
+# Map A User Of The Host Into A Machine.
+# Says which container a user ID of the host belongs to, and which ID it is inside. Containers that
+# the policy of this socket hides have none. Mirrors MapToMachineUser(uid) on D-Bus.
+# Errors: NoSuchUserMapping, Failed, Unavailable, Timeout.
+method MapToMachineUser(
+    # The user ID on the host.
+    uid: int
+) -> (
+    # Name of the machine.
+    name: string,
+    # The user ID inside of the machine.
+    uid: int
+)
+
+# Map A Group Of A Machine To The Host.
+# Says which group ID of the host a group of a container is. NotSupported for what is no container.
+# Mirrors MapFromMachineGroup(name, gid) on D-Bus.
+# Errors: NoSuchMachine, NoSuchGroupMapping, Failed, NotSupported, Unavailable, Timeout.
+method MapFromMachineGroup(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # The group ID inside of the machine.
+    gid: int
+) -> (
+    # The group ID on the host.
+    gid: int
+)
+
+# Map A Group Of The Host Into A Machine.
+# Says which container a group ID of the host belongs to, and which ID it is inside. Containers that
+# the policy of this socket hides have none. Mirrors MapToMachineGroup(gid) on D-Bus.
+# Errors: NoSuchGroupMapping, Failed, Unavailable, Timeout.
+method MapToMachineGroup(
+    # The group ID on the host.
+    gid: int
+) -> (
+    # Name of the machine.
+    name: string,
+    # The group ID inside of the machine.
+    gid: int
+)
 
 # List All Machine Images.
 # Lists the images of machines, sorted by name. Mirrors ListImages() on D-Bus.
@@ -1779,6 +3458,20 @@ method RenameImage(
     allowInteractiveAuthentication: ?bool
 ) -> ()
 
+# Start An Image As A Machine.
+# Starts a container from an image, as a machine of the same name, as ` + "`" + `machinectl start` + "`" + ` does: with
+# the unit systemd-nspawn@NAME.service. The reply comes when systemd has queued the start;
+# WaitMachine tells when the machine is there. One that runs already is left alone. Mirrors
+# StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus.
+# Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
+method StartMachine(
+    # Name of the image, which has to be one that a machine can have.
+    name: string,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
 # Say Whether A Call Would Be Allowed.
 # Says whether a call would be allowed, without making it: whether the policy of this socket lets it
 # pass and polkit would say yes without asking anybody. Says nothing about whether the machine or
@@ -1807,6 +3500,24 @@ error NoSuchMachine (
     name: string
 )
 
+# No machine has this process, or there is no such process.
+error NoMachineForPID (
+    # The PID that was asked for.
+    pid: int
+)
+
+# The user ID belongs to no container, or the container has no such user.
+error NoSuchUserMapping (
+    # The user ID that was asked for.
+    uid: int
+)
+
+# The group ID belongs to no container, or the container has no such group.
+error NoSuchGroupMapping (
+    # The group ID that was asked for.
+    gid: int
+)
+
 # No image of this name exists. ListImages shows those that do.
 error NoSuchImage (
     # The name that was asked for.
@@ -1820,7 +3531,8 @@ error NameTaken (
 )
 
 # systemd-machined cannot do this with a machine or image of this kind, for example open a shell in
-# a virtual machine, copy files from the host to itself, or terminate the host.
+# a virtual machine, copy files from the host to itself, or terminate the host; or it is too old to
+# do it for this service: the reason says from which version of systemd on it can.
 error NotSupported (
     # What is not supported, for a person to read.
     reason: string

@@ -43,7 +43,7 @@ func TestStreamYieldsEachReplyUntilTheLast(t *testing.T) {
 		t.Errorf("seen: %v", seen)
 	}
 	// The connection is as good as before.
-	if _, err := iomachine1.ListMachines().Call(context.Background(), connection, nil); err != nil {
+	if _, err := iomachine1.ListMachines().Call(context.Background(), connection, nil, nil, nil, nil, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -63,7 +63,7 @@ func TestStreamHangsUpWhenTheLoopIsLeft(t *testing.T) {
 				break
 			}
 		}()
-		if _, err := iomachine1.ListMachines().Call(context.Background(), connection, nil); !errors.Is(err, net.ErrClosed) {
+		if _, err := iomachine1.ListMachines().Call(context.Background(), connection, nil, nil, nil, nil, nil); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("after %s: %v", leave, err)
 		}
 	}

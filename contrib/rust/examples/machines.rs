@@ -32,7 +32,7 @@ async fn main() -> ExitCode {
 
 async fn list() -> Result<(), Error> {
     let mut client = Client::connect(SOCKET).await.map_err(Error::Io)?;
-    for machine in client.list_machines(None).await?.machines {
+    for machine in client.list_machines(None, None, None, None, None).await?.machines {
         println!("{} {} {}", machine.name, machine.class.as_deref().unwrap_or("-"), machine.service);
     }
     Ok(())

@@ -22,40 +22,58 @@ use zlink::{proxy, ReplyError};
 
 #[proxy("io.machine1")]
 pub(crate) trait Machine1 {
-    async fn list_machines(&mut self, all: Option<bool>) -> zlink::Result<Result<ListMachinesOutput, AnyError>>;
-    async fn get_machine(&mut self, name: &str) -> zlink::Result<Result<GetMachineOutput, AnyError>>;
+    async fn list_machines(&mut self, all: Option<bool>, class: Option<&str>, service: Option<&str>, details: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ListMachinesOutput, AnyError>>;
+    async fn get_machine(&mut self, name: &str, details: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<GetMachineOutput, AnyError>>;
     async fn terminate_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn kill_machine(&mut self, name: &str, who: Option<&str>, signal: Option<i64>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     #[zlink(return_fds)]
     async fn open_machine_shell(&mut self, name: &str, user: Option<&str>, path: Option<&str>, args: Option<&[&str]>, env: Option<&[&str]>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineShellOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
-    async fn copy_from_machine(&mut self, name: &str, src: &str, dest: Option<&str>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
-    async fn copy_to_machine(&mut self, name: &str, src: &str, dest: Option<&str>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn copy_from_machine(&mut self, name: &str, src: &str, dest: Option<&str>, replace: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn copy_to_machine(&mut self, name: &str, src: &str, dest: Option<&str>, replace: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn get_machine_by_pid(&mut self, pid: i64, details: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<GetMachineByPidOutput, AnyError>>;
+    #[zlink(return_fds)]
+    async fn open_machine_login(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineLoginOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
+    #[zlink(return_fds)]
+    async fn open_machine_pty(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachinePtyOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
+    #[zlink(return_fds)]
+    async fn open_machine_root_directory(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineRootDirectoryOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
+    async fn bind_mount_machine(&mut self, name: &str, src: &str, dest: Option<&str>, read_only: Option<bool>, mkdir: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn unregister_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn poweroff_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn reboot_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn map_from_machine_user(&mut self, name: &str, uid: i64) -> zlink::Result<Result<MapFromMachineUserOutput, AnyError>>;
+    async fn map_to_machine_user(&mut self, uid: i64) -> zlink::Result<Result<MapToMachineUserOutput, AnyError>>;
+    async fn map_from_machine_group(&mut self, name: &str, gid: i64) -> zlink::Result<Result<MapFromMachineGroupOutput, AnyError>>;
+    async fn map_to_machine_group(&mut self, gid: i64) -> zlink::Result<Result<MapToMachineGroupOutput, AnyError>>;
     async fn list_images(&mut self, all: Option<bool>) -> zlink::Result<Result<ListImagesOutput, AnyError>>;
     async fn remove_image(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn clone_image(&mut self, name: &str, dest: &str, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn rename_image(&mut self, name: &str, dest: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn start_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn check(&mut self, method: &str, parameters: Option<&serde_json::Value>) -> zlink::Result<Result<CheckOutput, AnyError>>;
 }
 
 /// The methods of the interface.
 impl Client {
     /// List All Registered Machines.
-    /// Lists the running machines that are registered with systemd-machined, sorted by name. Mirrors
-    /// ListMachines() on D-Bus.
-    /// Errors: Failed, Unavailable, Timeout.
-    pub async fn list_machines(&mut self, all: Option<bool>) -> crate::Result<ListMachinesOutput> {
+    /// Lists the running machines that are registered with systemd-machined, sorted by name. A call with
+    /// the flag `more` gets a reply for each machine, as soon as it is known; one with an empty list when
+    /// there is none. Mirrors ListMachines() on D-Bus and, for the details, what GetMachine mirrors.
+    /// Errors: Busy, Failed, Unavailable, Timeout.
+    pub async fn list_machines(&mut self, all: Option<bool>, class: Option<&str>, service: Option<&str>, details: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ListMachinesOutput> {
         self.begin()?;
-        let result = self.connection.list_machines(all).await;
+        let result = self.connection.list_machines(all, class, service, details, allow_interactive_authentication).await;
         self.end(result)
     }
 
     /// Get A Machine By Name.
-    /// Returns one machine. Mirrors GetMachine(name) on D-Bus and the properties of the object it
-    /// returns.
-    /// Errors: NoSuchMachine, Failed, Unavailable, Timeout.
-    pub async fn get_machine(&mut self, name: &str) -> crate::Result<GetMachineOutput> {
+    /// Returns one machine. Mirrors GetMachine(name) on D-Bus and, for the details, the properties of the
+    /// object that it returns, GetMachineOSRelease(), GetMachineAddresses(), GetMachineUIDShift() and
+    /// GetMachineSSHInfo().
+    /// Errors: NoSuchMachine, Busy, Failed, Unavailable, Timeout.
+    pub async fn get_machine(&mut self, name: &str, details: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<GetMachineOutput> {
         self.begin()?;
-        let result = self.connection.get_machine(name).await;
+        let result = self.connection.get_machine(name, details, allow_interactive_authentication).await;
         self.end(result)
     }
 
@@ -101,27 +119,165 @@ impl Client {
     /// Copy A File Out Of A Machine.
     /// Copies a file or a directory tree out of a container to the host, and replies when the copy is
     /// complete, which can take minutes. A caller that leaves does not stop it. A symbolic link is copied
-    /// as a link. Directories are merged, but an existing file is not replaced: the call is then Failed,
-    /// with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors CopyFromMachine(name, src,
-    /// dest) on D-Bus.
+    /// as a link. Directories are merged, but an existing file is not replaced unless replace is true:
+    /// the call is then Failed, with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors
+    /// CopyFromMachine(name, src, dest) and, with replace, CopyFromMachineWithFlags() on D-Bus.
     /// Errors: NoSuchMachine, Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
-    pub async fn copy_from_machine(&mut self, name: &str, src: &str, dest: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+    pub async fn copy_from_machine(&mut self, name: &str, src: &str, dest: Option<&str>, replace: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
         self.begin()?;
-        let result = self.connection.copy_from_machine(name, src, dest, allow_interactive_authentication).await;
+        let result = self.connection.copy_from_machine(name, src, dest, replace, allow_interactive_authentication).await;
         self.end(Nothing::expected(result))
     }
 
     /// Copy A File Into A Machine.
     /// Copies a file or a directory tree from the host into a container, and replies when the copy is
     /// complete, which can take minutes. A caller that leaves does not stop it. A symbolic link is copied
-    /// as a link. Directories are merged, but an existing file is not replaced: the call is then Failed,
-    /// with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors CopyToMachine(name, src, dest)
-    /// on D-Bus.
+    /// as a link. Directories are merged, but an existing file is not replaced unless replace is true:
+    /// the call is then Failed, with the dbus_error org.freedesktop.DBus.Error.FileExists. Mirrors
+    /// CopyToMachine(name, src, dest) and, with replace, CopyToMachineWithFlags() on D-Bus.
     /// Errors: NoSuchMachine, Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
-    pub async fn copy_to_machine(&mut self, name: &str, src: &str, dest: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+    pub async fn copy_to_machine(&mut self, name: &str, src: &str, dest: Option<&str>, replace: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
         self.begin()?;
-        let result = self.connection.copy_to_machine(name, src, dest, allow_interactive_authentication).await;
+        let result = self.connection.copy_to_machine(name, src, dest, replace, allow_interactive_authentication).await;
         self.end(Nothing::expected(result))
+    }
+
+    /// Get The Machine Of A Process.
+    /// Returns the machine that a process belongs to. The process of this service itself belongs to none,
+    /// and neither does one whose machine the policy of this socket hides. Mirrors GetMachineByPID(pid)
+    /// on D-Bus.
+    /// Errors: NoMachineForPID, Busy, Failed, Unavailable, Timeout.
+    pub async fn get_machine_by_pid(&mut self, pid: i64, details: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<GetMachineByPidOutput> {
+        self.begin()?;
+        let result = self.connection.get_machine_by_pid(pid, details, allow_interactive_authentication).await;
+        self.end(result)
+    }
+
+    /// Open A Login Prompt Inside A Machine.
+    /// Starts a login prompt (getty) on a new pseudo terminal inside a machine and returns the master
+    /// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. The
+    /// machine needs systemd and a system bus inside. There is none on the host itself, .host
+    /// (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
+    /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+    ///
+    /// Returns the file descriptors too, whose indices are in the fields `*_fd`.
+    pub async fn open_machine_login(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachineLoginOutput, Vec<std::os::fd::OwnedFd>)> {
+        self.begin()?;
+        let result = self.connection.open_machine_login(name, allow_interactive_authentication).await;
+        let result = result.map(|(result, fds)| result.map(|output| (output, fds)));
+        self.end(result)
+    }
+
+    /// Open A Pseudo Terminal Inside A Machine.
+    /// Allocates a pseudo terminal inside a machine and returns its master side as a file descriptor.
+    /// Nothing runs on it. NotSupported before systemd 258, which lets none but root do this. There is
+    /// none on the host itself, .host (PermissionDenied). Mirrors OpenMachinePTY(name) on D-Bus.
+    /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+    ///
+    /// Returns the file descriptors too, whose indices are in the fields `*_fd`.
+    pub async fn open_machine_pty(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachinePtyOutput, Vec<std::os::fd::OwnedFd>)> {
+        self.begin()?;
+        let result = self.connection.open_machine_pty(name, allow_interactive_authentication).await;
+        let result = result.map(|(result, fds)| result.map(|output| (output, fds)));
+        self.end(result)
+    }
+
+    /// Open The Root Directory Of A Machine.
+    /// Returns the root directory of a container as a file descriptor: with it, and by openat2(2), the
+    /// container's files are there for whoever has the permissions of their owners. There is none of the
+    /// host itself, .host (PermissionDenied). Mirrors OpenMachineRootDirectory(name) on D-Bus.
+    /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+    ///
+    /// Returns the file descriptors too, whose indices are in the fields `*_fd`.
+    pub async fn open_machine_root_directory(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachineRootDirectoryOutput, Vec<std::os::fd::OwnedFd>)> {
+        self.begin()?;
+        let result = self.connection.open_machine_root_directory(name, allow_interactive_authentication).await;
+        let result = result.map(|(result, fds)| result.map(|output| (output, fds)));
+        self.end(result)
+    }
+
+    /// Mount A Directory Of The Host In A Machine.
+    /// Mounts a file or a directory of the host inside a running container, until the container ends.
+    /// NotSupported for a container with a user namespace of its own before systemd 257, as
+    /// systemd-machined says. Mirrors BindMountMachine(name, src, dest, read_only, mkdir) on D-Bus.
+    /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn bind_mount_machine(&mut self, name: &str, src: &str, dest: Option<&str>, read_only: Option<bool>, mkdir: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.bind_mount_machine(name, src, dest, read_only, mkdir, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
+    /// Forget A Machine.
+    /// Has systemd-machined forget a machine, whose processes run on. Mirrors UnregisterMachine(name) on
+    /// D-Bus.
+    /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn unregister_machine(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.unregister_machine(name, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
+    /// Power Off A Machine.
+    /// Asks the init system of a container to power off, with the signal that systemd knows for it
+    /// (SIGRTMIN+4 to the leader), as `machinectl poweroff` does. The reply comes when the signal was
+    /// sent; WaitMachine tells when the machine is gone. NotSupported on the host itself, .host. Mirrors
+    /// KillMachine(name, leader, SIGRTMIN+4) on D-Bus.
+    /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn poweroff_machine(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.poweroff_machine(name, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
+    /// Reboot A Machine.
+    /// Asks the init system of a container to reboot, with the signal that it knows for it (SIGINT to the
+    /// leader), as `machinectl reboot` does. The reply comes when the signal was sent. NotSupported on
+    /// the host itself, .host. Mirrors KillMachine(name, leader, SIGINT) on D-Bus.
+    /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn reboot_machine(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.reboot_machine(name, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
+    /// Map A User Of A Machine To The Host.
+    /// Says which user ID of the host a user of a container is. NotSupported for what is no container.
+    /// Mirrors MapFromMachineUser(name, uid) on D-Bus.
+    /// Errors: NoSuchMachine, NoSuchUserMapping, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn map_from_machine_user(&mut self, name: &str, uid: i64) -> crate::Result<MapFromMachineUserOutput> {
+        self.begin()?;
+        let result = self.connection.map_from_machine_user(name, uid).await;
+        self.end(result)
+    }
+
+    /// Map A User Of The Host Into A Machine.
+    /// Says which container a user ID of the host belongs to, and which ID it is inside. Containers that
+    /// the policy of this socket hides have none. Mirrors MapToMachineUser(uid) on D-Bus.
+    /// Errors: NoSuchUserMapping, Failed, Unavailable, Timeout.
+    pub async fn map_to_machine_user(&mut self, uid: i64) -> crate::Result<MapToMachineUserOutput> {
+        self.begin()?;
+        let result = self.connection.map_to_machine_user(uid).await;
+        self.end(result)
+    }
+
+    /// Map A Group Of A Machine To The Host.
+    /// Says which group ID of the host a group of a container is. NotSupported for what is no container.
+    /// Mirrors MapFromMachineGroup(name, gid) on D-Bus.
+    /// Errors: NoSuchMachine, NoSuchGroupMapping, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn map_from_machine_group(&mut self, name: &str, gid: i64) -> crate::Result<MapFromMachineGroupOutput> {
+        self.begin()?;
+        let result = self.connection.map_from_machine_group(name, gid).await;
+        self.end(result)
+    }
+
+    /// Map A Group Of The Host Into A Machine.
+    /// Says which container a group ID of the host belongs to, and which ID it is inside. Containers that
+    /// the policy of this socket hides have none. Mirrors MapToMachineGroup(gid) on D-Bus.
+    /// Errors: NoSuchGroupMapping, Failed, Unavailable, Timeout.
+    pub async fn map_to_machine_group(&mut self, gid: i64) -> crate::Result<MapToMachineGroupOutput> {
+        self.begin()?;
+        let result = self.connection.map_to_machine_group(gid).await;
+        self.end(result)
     }
 
     /// List All Machine Images.
@@ -164,6 +320,18 @@ impl Client {
         self.end(Nothing::expected(result))
     }
 
+    /// Start An Image As A Machine.
+    /// Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
+    /// the unit systemd-nspawn@NAME.service. The reply comes when systemd has queued the start;
+    /// WaitMachine tells when the machine is there. One that runs already is left alone. Mirrors
+    /// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus.
+    /// Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn start_machine(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.start_machine(name, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
     /// Say Whether A Call Would Be Allowed.
     /// Says whether a call would be allowed, without making it: whether the policy of this socket lets it
     /// pass and polkit would say yes without asking anybody. Says nothing about whether the machine or
@@ -198,6 +366,58 @@ pub struct OpenMachineShellOutput {
     pub pty_path: String,
 }
 
+/// Output parameters for the GetMachineByPID method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct GetMachineByPidOutput {
+    pub machine: Machine,
+}
+
+/// Output parameters for the OpenMachineLogin method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct OpenMachineLoginOutput {
+    pub pty_fd: i64,
+    pub pty_path: String,
+}
+
+/// Output parameters for the OpenMachinePTY method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct OpenMachinePtyOutput {
+    pub pty_fd: i64,
+    pub pty_path: String,
+}
+
+/// Output parameters for the OpenMachineRootDirectory method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct OpenMachineRootDirectoryOutput {
+    pub directory_fd: i64,
+}
+
+/// Output parameters for the MapFromMachineUser method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct MapFromMachineUserOutput {
+    pub uid: i64,
+}
+
+/// Output parameters for the MapToMachineUser method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct MapToMachineUserOutput {
+    pub name: String,
+    pub uid: i64,
+}
+
+/// Output parameters for the MapFromMachineGroup method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct MapFromMachineGroupOutput {
+    pub gid: i64,
+}
+
+/// Output parameters for the MapToMachineGroup method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct MapToMachineGroupOutput {
+    pub name: String,
+    pub gid: i64,
+}
+
 /// Output parameters for the ListImages method.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct ListImagesOutput {
@@ -223,6 +443,67 @@ pub struct Machine {
     pub service: String,
     /// D-Bus object path of the machine below /org/freedesktop/machine1/machine.
     pub object_path: String,
+    /// What else is known of the machine. Absent unless it was asked for.
+    pub details: Option<MachineDetails>,
+}
+
+/// What is known of a machine beside what the list has. Each piece that could not be had is absent
+/// and named in missing; one that a machine does not have is absent alone.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct MachineDetails {
+    /// The 128-bit machine ID that was registered, as 32 hexadecimal digits.
+    pub id: Option<String>,
+    /// PID of the leader on this host, the init process of a container or the VMM of a virtual
+    /// machine.
+    pub leader: Option<i64>,
+    /// Name of the systemd unit that the machine runs in.
+    pub unit: Option<String>,
+    /// Path of the machine's root directory on this host.
+    pub root_directory: Option<String>,
+    /// When the machine was registered, in microseconds since 1970-01-01 00:00 UTC (CLOCK_REALTIME).
+    pub timestamp: Option<i64>,
+    /// Whether the machine starts, runs or ends. Absent when it is another state.
+    pub state: Option<String>,
+    /// Indexes of the network interfaces on this host that belong to the machine.
+    pub network_interfaces: Option<Vec<i64>>,
+    /// IP addresses of the machine.
+    pub addresses: Option<Vec<Address>>,
+    /// What os-release(5) inside of the machine says, each NAME=VALUE.
+    pub os_release: Option<Vec<String>>,
+    /// The user ID of this host that is root inside of the container.
+    pub uid_shift: Option<i64>,
+    /// Where ssh(1) reaches the machine. Known from systemd 257 on.
+    pub ssh_address: Option<String>,
+    /// Path of the private key on this host that ssh(1) reaches the machine with.
+    pub ssh_private_key_path: Option<String>,
+    /// The machine's address in AF_VSOCK, vsock(7). Known from systemd 258 on.
+    pub vsock_cid: Option<i64>,
+    /// PID of the process that supervises the machine. Known from systemd 258 on.
+    pub supervisor: Option<i64>,
+    /// The user that the machine belongs to. Known from systemd 258 on.
+    pub owner_uid: Option<i64>,
+    /// The pieces that could not be had; an empty list when there is none.
+    pub missing: Vec<Missing>,
+}
+
+/// An IP address.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct Address {
+    /// Whether this is an address of IPv4 or of IPv6.
+    pub family: String,
+    /// The address as inet_ntop(3) writes it, for example 192.0.2.1.
+    pub address: String,
+}
+
+/// A piece of the details that could not be had, and why.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct Missing {
+    /// Name of the field that is absent for it.
+    pub piece: String,
+    /// Name of the D-Bus error.
+    pub error: String,
+    /// What machined says about it, for a person to read.
+    pub reason: String,
 }
 
 /// An image that a machine can be started from.
@@ -257,6 +538,21 @@ pub enum Machine1Error {
         /// The name that was asked for.
         name: String,
     },
+    /// No machine has this process, or there is no such process.
+    NoMachineForPid {
+        /// The PID that was asked for.
+        pid: i64,
+    },
+    /// The user ID belongs to no container, or the container has no such user.
+    NoSuchUserMapping {
+        /// The user ID that was asked for.
+        uid: i64,
+    },
+    /// The group ID belongs to no container, or the container has no such group.
+    NoSuchGroupMapping {
+        /// The group ID that was asked for.
+        gid: i64,
+    },
     /// No image of this name exists. ListImages shows those that do.
     NoSuchImage {
         /// The name that was asked for.
@@ -268,7 +564,8 @@ pub enum Machine1Error {
         name: String,
     },
     /// systemd-machined cannot do this with a machine or image of this kind, for example open a shell in
-    /// a virtual machine, copy files from the host to itself, or terminate the host.
+    /// a virtual machine, copy files from the host to itself, or terminate the host; or it is too old to
+    /// do it for this service: the reason says from which version of systemd on it can.
     NotSupported {
         /// What is not supported, for a person to read.
         reason: String,

@@ -79,7 +79,7 @@ async fn calls_are_those_of_the_interface() {
         answer(json!({"parameters": null})),
         answer(json!({"parameters": {"allowed": false, "reason": "a \"quoted\" reason"}})),
     ]);
-    let machines = client.list_machines(Some(true)).await.unwrap().machines;
+    let machines = client.list_machines(Some(true), None, None, None, None).await.unwrap().machines;
     assert_eq!((machines[0].name.as_str(), &machines[0].class), ("web", &None));
     client.terminate_machine("web", Some(true)).await.unwrap();
     client.kill_machine("web", Some("leader"), Some(37), None).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_long_reply_comes_whole() {
     let reply = || answer(json!({"parameters": {"machines": vec![machine.clone(); 20_000]}}));
     let (mut client, service) = service([reply(), reply()]);
     for _ in 0..2 {
-        assert_eq!(client.list_machines(None).await.unwrap().machines.len(), 20_000);
+        assert_eq!(client.list_machines(None, None, None, None, None).await.unwrap().machines.len(), 20_000);
     }
     service.join().unwrap();
 }
@@ -162,7 +162,7 @@ async fn error(reply: Value) -> (Error, String) {
     let error = client.terminate_machine("web", None).await.unwrap_err();
     let other = client.open_shell("web", ShellOptions::default()).await.unwrap_err();
     assert_eq!(format!("{error:?}"), format!("{other:?}"));
-    assert_eq!(client.list_machines(None).await.unwrap().machines, []);
+    assert_eq!(client.list_machines(None, None, None, None, None).await.unwrap().machines, []);
     service.join().unwrap();
     let words = error.to_string();
     (error, words)
@@ -267,7 +267,7 @@ async fn more_is_a_stream_of_replies() {
     let mut replies = client.more::<_, Value>("io.machine1.Count", json!({})).await.unwrap();
     assert_eq!(replies.next().await.unwrap().unwrap(), json!({}));
     assert!(replies.next().await.is_none());
-    assert_eq!(client.list_machines(None).await.unwrap().machines, []);
+    assert_eq!(client.list_machines(None, None, None, None, None).await.unwrap().machines, []);
     let calls = service.join().unwrap();
     assert_eq!(calls[0], json!({"method": "io.machine1.Count", "parameters": {"from": 1}, "more": true}));
 }
@@ -277,14 +277,14 @@ async fn a_reply_whose_call_was_given_up_is_nobody_elses() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let mut client = Client::from(tokio::net::UnixStream::from_std(ours).unwrap());
-    let call = client.get_machine("web");
+    let call = client.get_machine("web", None, None);
     assert!(tokio::time::timeout(Duration::from_millis(50), call).await.is_err());
-    assert!(matches!(client.list_machines(None).await, Err(Error::Unfinished)));
+    assert!(matches!(client.list_machines(None, None, None, None, None).await, Err(Error::Unfinished)));
 
     let (mut client, service) = service([answer(json!({"parameters": {}, "continues": true}))]);
     let mut replies = client.more::<_, Value>("io.machine1.Count", json!({})).await.unwrap();
     assert!(replies.next().await.unwrap().is_ok());
-    assert!(matches!(client.list_machines(None).await, Err(Error::Unfinished)));
+    assert!(matches!(client.list_machines(None, None, None, None, None).await, Err(Error::Unfinished)));
     service.join().unwrap();
 }
 
@@ -301,19 +301,19 @@ async fn what_is_no_reply_is_an_error_and_the_end() {
         ("x\0", false),
     ] {
         let (mut client, service) = service([vec![Answer(said.into(), Vec::new())]]);
-        let error = client.get_machine("web").await.unwrap_err();
+        let error = client.get_machine("web", None, None).await.unwrap_err();
         service.join().unwrap();
         match error {
             Error::Closed if closed => (),
             Error::Malformed(_) if !closed => (),
             other => panic!("{said:?}: {other:?}"),
         }
-        assert!(matches!(client.list_machines(None).await, Err(Error::Unfinished)));
+        assert!(matches!(client.list_machines(None, None, None, None, None).await, Err(Error::Unfinished)));
     }
     let two = Answer(b"{\"parameters\":{}}\0{}\0".to_vec(), Vec::new());
     let (mut client, service) = service([vec![two]]);
     assert!(matches!(client.terminate_machine("web", None).await, Err(Error::Malformed(_))));
-    assert!(matches!(client.list_machines(None).await, Err(Error::Unfinished)));
+    assert!(matches!(client.list_machines(None, None, None, None, None).await, Err(Error::Unfinished)));
     service.join().unwrap();
 }
 

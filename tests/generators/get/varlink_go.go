@@ -24,19 +24,19 @@ func main() {
 	}
 	defer connection.Close()
 
-	machines, err := iomachine1.ListMachines().Call(ctx, connection, nil)
+	machines, err := iomachine1.ListMachines().Call(ctx, connection, nil, nil, nil, nil, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
 	for _, machine := range machines {
 		fmt.Println(machine.Name, *machine.Class, machine.Service)
 	}
-	machine, err := iomachine1.GetMachine().Call(ctx, connection, os.Args[2])
+	machine, err := iomachine1.GetMachine().Call(ctx, connection, os.Args[2], nil, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println("there is", machine.Name, machine.Object_path)
-	_, err = iomachine1.GetMachine().Call(ctx, connection, "nope")
+	_, err = iomachine1.GetMachine().Call(ctx, connection, "nope", nil, nil)
 	var missing *iomachine1.NoSuchMachine
 	if !errors.As(err, &missing) {
 		log.Fatal(err)

@@ -11,12 +11,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let name = arguments.next().expect("the name of a machine");
     let mut connection = zlink::tokio::unix::connect(socket).await?;
 
-    for machine in connection.list_machines(None).await?.expect("a list").machines {
+    for machine in connection.list_machines(None, None, None, None, None).await?.expect("a list").machines {
         println!("{} {} {}", machine.name, machine.class.expect("a class"), machine.service);
     }
-    let machine = connection.get_machine(&name).await?.expect("a machine").machine;
+    let machine = connection.get_machine(&name, None, None).await?.expect("a machine").machine;
     println!("there is {} {}", machine.name, machine.object_path);
-    match connection.get_machine("nope").await? {
+    match connection.get_machine("nope", None, None).await? {
         Err(Machine1Error::NoSuchMachine { name }) => println!("there is no {name}"),
         other => panic!("{other:?}"),
     }
