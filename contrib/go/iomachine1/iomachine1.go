@@ -1188,8 +1188,8 @@ func (m OpenMachineRootDirectory_methods) Upgrade(ctx context.Context, c *varlin
 
 // Mount A Directory Of The Host In A Machine.
 // Mounts a file or a directory of the host inside a running container, until the container ends.
-// NotSupported for a container with a user namespace of its own before systemd 257, as
-// systemd-machined says. Mirrors BindMountMachine(name, src, dest, read_only, mkdir) on D-Bus.
+// NotSupported for a container with a user namespace of its own. Mirrors BindMountMachine(name, src,
+// dest, read_only, mkdir) on D-Bus.
 // Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 type BindMountMachine_methods struct{}
 
@@ -2512,8 +2512,8 @@ func (s *VarlinkInterface) OpenMachineRootDirectory(ctx context.Context, c Varli
 
 // Mount A Directory Of The Host In A Machine.
 // Mounts a file or a directory of the host inside a running container, until the container ends.
-// NotSupported for a container with a user namespace of its own before systemd 257, as
-// systemd-machined says. Mirrors BindMountMachine(name, src, dest, read_only, mkdir) on D-Bus.
+// NotSupported for a container with a user namespace of its own. Mirrors BindMountMachine(name, src,
+// dest, read_only, mkdir) on D-Bus.
 // Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) BindMountMachine(ctx context.Context, c VarlinkCall, name_ string, src_ string, dest_ *string, read_only_ *bool, mkdir_ *bool, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.BindMountMachine")
@@ -3003,11 +3003,12 @@ type MachineDetails (
     os_release: ?[]string,
     # The user ID of this host that is root inside of the container.
     uid_shift: ?int,
-    # Where ssh(1) reaches the machine. Known from systemd 257 on.
+    # Where ssh(1) reaches the machine. Known from systemd 256 on.
     ssh_address: ?string,
-    # Path of the private key on this host that ssh(1) reaches the machine with.
+    # Path of the private key on this host that ssh(1) reaches the machine with. Known from systemd
+    # 256 on.
     ssh_private_key_path: ?string,
-    # The machine's address in AF_VSOCK, vsock(7). Known from systemd 258 on.
+    # The machine's address in AF_VSOCK, vsock(7). Known from systemd 256 on.
     vsock_cid: ?int,
     # PID of the process that supervises the machine. Known from systemd 258 on.
     supervisor: ?int,
@@ -3290,8 +3291,8 @@ method OpenMachineRootDirectory(
 
 # Mount A Directory Of The Host In A Machine.
 # Mounts a file or a directory of the host inside a running container, until the container ends.
-# NotSupported for a container with a user namespace of its own before systemd 257, as
-# systemd-machined says. Mirrors BindMountMachine(name, src, dest, read_only, mkdir) on D-Bus.
+# NotSupported for a container with a user namespace of its own. Mirrors BindMountMachine(name, src,
+# dest, read_only, mkdir) on D-Bus.
 # Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 method BindMountMachine(
     # Name of the machine, as ListMachines shows it. The host itself is .host.

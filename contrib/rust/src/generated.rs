@@ -198,8 +198,8 @@ impl Client {
 
     /// Mount A Directory Of The Host In A Machine.
     /// Mounts a file or a directory of the host inside a running container, until the container ends.
-    /// NotSupported for a container with a user namespace of its own before systemd 257, as
-    /// systemd-machined says. Mirrors BindMountMachine(name, src, dest, read_only, mkdir) on D-Bus.
+    /// NotSupported for a container with a user namespace of its own. Mirrors BindMountMachine(name, src,
+    /// dest, read_only, mkdir) on D-Bus.
     /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
     pub async fn bind_mount_machine(&mut self, name: &str, src: &str, dest: Option<&str>, read_only: Option<bool>, mkdir: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
         self.begin()?;
@@ -472,11 +472,12 @@ pub struct MachineDetails {
     pub os_release: Option<Vec<String>>,
     /// The user ID of this host that is root inside of the container.
     pub uid_shift: Option<i64>,
-    /// Where ssh(1) reaches the machine. Known from systemd 257 on.
+    /// Where ssh(1) reaches the machine. Known from systemd 256 on.
     pub ssh_address: Option<String>,
-    /// Path of the private key on this host that ssh(1) reaches the machine with.
+    /// Path of the private key on this host that ssh(1) reaches the machine with. Known from systemd
+    /// 256 on.
     pub ssh_private_key_path: Option<String>,
-    /// The machine's address in AF_VSOCK, vsock(7). Known from systemd 258 on.
+    /// The machine's address in AF_VSOCK, vsock(7). Known from systemd 256 on.
     pub vsock_cid: Option<i64>,
     /// PID of the process that supervises the machine. Known from systemd 258 on.
     pub supervisor: Option<i64>,
