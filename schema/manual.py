@@ -8,9 +8,9 @@ Beside what derive.py reads, an operation has for this page
 
 - x-polkit-action: the action that polkit is asked about, where the method is guarded; x-polkit-action-host: the one
   for .host, where that is another; x-polkit-action-details: the one where it is guarded with details alone;
-- x-examples, if any: each with a description, the parameters of a call, and its reply, which varlinkctl prints. Where
-  the reply carries a file descriptor, exec is the command that varlinkctl gives it to, prints is what that prints, and
-  systemd is the first version whose varlinkctl can.
+- x-examples: each with a description, the parameters of a call, and its reply, which varlinkctl prints. Where the reply
+  carries a file descriptor, exec is the command that varlinkctl gives it to, prints is what that prints, and systemd is
+  the first version whose varlinkctl can. Or x-no-example: why there is none.
 """
 
 from __future__ import annotations
@@ -232,6 +232,8 @@ class Page:
         yield from sentences(self.guard(operation))
         yield ".PP"
         yield from sentences(f"Errors: {', '.join(self.names(operation))}.")
+        if bool(operation.get("x-examples")) == bool(operation.get("x-no-example")):
+            raise derive.ContractError(place, "the page needs an example of each method: x-examples, or x-no-example")
         for example in operation.get("x-examples", []):
             yield from self.example(place, method, example)
 

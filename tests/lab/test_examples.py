@@ -194,6 +194,7 @@ EFFECTS: dict[str, Callable[[Host, Example], None]] = {
     "OpenMachineShell": opens_a_shell,
     "CopyFromMachine": copies_from,
     "CopyToMachine": copies_to,
+    "OpenMachineRootDirectory": opens_a_shell,
     "BindMountMachine": mounts,
     "UnregisterMachine": forgets,
     "PoweroffMachine": terminates,

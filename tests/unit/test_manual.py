@@ -119,7 +119,7 @@ def test_each_method_is_described(text: str, name: str) -> None:
     errors = words(part).partition("Errors: ")[2].partition(".  ")[0]
     for error in method.errors:
         assert re.search(rf"\b{error}\b", errors), error
-    if "x-examples" in PAGE.operations[name]:
+    if "x-no-example" not in PAGE.operations[name]:
         assert "varlinkctl" in part
         assert f"io.machine1.{name} \\" in part
 
@@ -220,6 +220,11 @@ def test_what_the_page_lacks_is_refused() -> None:
     assert "Its name." in page("components schemas Machine properties name description", "Its name.")
     with pytest.raises(derive.ContractError, match="info: the page needs an x-date"):
         page("info x-date")
+    with pytest.raises(derive.ContractError, match="operation KillMachine: the page needs an example"):
+        page(example)
+    # Nor both of them.
+    with pytest.raises(derive.ContractError, match="operation KillMachine: the page needs an example"):
+        page("paths /machines/{name}/kill post x-no-example", "none")
     with pytest.raises(derive.ContractError, match="operation KillMachine: an example has description, param"):
         page(f"{example} 0 reply")
     with pytest.raises(derive.ContractError, match="operation KillMachine: an example has description, param"):
