@@ -20,7 +20,8 @@ async def open_machine_shell(machined: Machined, parameters: Parameters) -> Repl
     """
     environment = parameters.get("env", [])
     _check_environment(environment)
-    pty, path = await machined.call(
+    return await _open_terminal(
+        machined,
         "OpenMachineShell",
         "sssasas",
         parameters["name"],
@@ -28,17 +29,15 @@ async def open_machine_shell(machined: Machined, parameters: Parameters) -> Repl
         parameters.get("path", ""),
         [argument.replace("$", "$$") for argument in parameters.get("args", [])],
         environment,
-        reply="hs",
     )
-    return Reply({"pty_fd": 0, "pty_path": path}, fds=(pty,))
 
 
 async def open_machine_login(machined: Machined, parameters: Parameters) -> Reply:
-    return await _open_terminal(machined, "OpenMachineLogin", parameters)
+    return await _open_terminal(machined, "OpenMachineLogin", "s", _not_the_host(parameters["name"]))
 
 
 async def open_machine_pty(machined: Machined, parameters: Parameters) -> Reply:
-    return await _open_terminal(machined, "OpenMachinePTY", parameters)
+    return await _open_terminal(machined, "OpenMachinePTY", "s", _not_the_host(parameters["name"]))
 
 
 async def open_machine_root_directory(machined: Machined, parameters: Parameters) -> Reply:
@@ -69,8 +68,8 @@ async def bind_mount_machine(machined: Machined, parameters: Parameters) -> Repl
     return Reply()
 
 
-async def _open_terminal(machined: Machined, member: str, parameters: Parameters) -> Reply:
-    pty, path = await machined.call(member, "s", _not_the_host(parameters["name"]), reply="hs")
+async def _open_terminal(machined: Machined, member: str, signature: str, *arguments: object) -> Reply:
+    pty, path = await machined.call(member, signature, *arguments, reply="hs")
     return Reply({"pty_fd": 0, "pty_path": path}, fds=(pty,))
 
 

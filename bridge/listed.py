@@ -4,7 +4,7 @@
 `replies` are those, by the policy that filtered them (Machined.rules) and what they are about.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from .messages import Reply
@@ -20,7 +20,7 @@ class Machines(dict[str, Machine]):
 
     def __init__(self, entries: Iterable[Machine] = ()) -> None:
         super().__init__((entry[0], entry) for entry in sorted(entries))
-        self.replies: dict[tuple[int, Hashable], Reply] = {}
+        self.replies: dict[tuple[int, str | bool], Reply] = {}
 
 
 class Images(list[Image]):
@@ -28,4 +28,4 @@ class Images(list[Image]):
 
     def __init__(self, entries: Iterable[Image] = ()) -> None:
         super().__init__(sorted(entries))
-        self.replies: dict[tuple[int, Hashable], Reply] = {}
+        self.replies: dict[tuple[int, str | bool], Reply] = {}

@@ -144,14 +144,17 @@ def _normalize_copy_from(values: dict[str, Any]) -> None:
 
 def _normalize_copy_to(values: dict[str, Any]) -> None:
     values["replace"] = values.get("replace", False)
-    values["src"] = _host_path("src", values["src"])
-    values["dest"] = values.get("dest") or values["src"]
+    _normalize_into_a_machine(values)
 
 
 def _normalize_bind_mount(values: dict[str, Any]) -> None:
+    _normalize_into_a_machine(values)
+    values["read_only"], values["mkdir"] = values.get("read_only", False), values.get("mkdir", False)
+
+
+def _normalize_into_a_machine(values: dict[str, Any]) -> None:
     values["src"] = _host_path("src", values["src"])
     values["dest"] = values.get("dest") or values["src"]
-    values["read_only"], values["mkdir"] = values.get("read_only", False), values.get("mkdir", False)
 
 
 _NORMALIZED: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -295,8 +298,7 @@ class Policy:
                 if not self.shows_image(value):
                     raise NoSuchImage(value).refused(Refusal("policy", "the policy shows no image of this name"))
             case "start":
-                if not self.shows_image(value):
-                    raise NoSuchImage(value).refused(Refusal("policy", "the policy shows no image of this name"))
+                self._decide_one("image", parameter, values)
                 if not self.shows_machine(value):
                     _deny(f"{parameter} is no name that the policy allows for a machine")
             case "new":

@@ -2,7 +2,7 @@
 """Replies that many calls share, and replies that follow one another."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from .listed import Images, Machines
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def shared(
-    machined: Machined, listed: Machines | Images, about: Hashable, parameters: Callable[[], dict[str, Any]]
+    machined: Machined, listed: Machines | Images, about: str | bool, parameters: Callable[[], dict[str, Any]]
 ) -> Reply:
     """The one reply about this, as long as this is what is listed and what the policy shows."""
     key = (machined.rules, about)

@@ -413,7 +413,7 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
 
     def members() -> set[str]:
         """Of the manager: where the modules of the methods name them."""
-        called_ = re.compile(r'\.call\(\s*"(\w+)"|_(?:copy|open_terminal|map_from|map_to)\(machined, "(\w+)"')
+        called_ = re.compile(r'\.call\(\s*"(\w+)"|_(?:copy|open_terminal|map_from|map_to)\(\s*machined,\s*"(\w+)"')
         found = {
             name
             for module in ("methods", "machines", "inside")
