@@ -334,11 +334,12 @@ READS = {"ListMachines", "ListImages", "GetMachineByPID", *MAPS}
 DETAILS = {"GetAll", "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift"}
 # What is sent after the first message of a call.
 FOLLOWING = {*DETAILS, "ListMachines", "StartUnit"}
+# Methods that ask a second time even without details.
+TWICE = {"io.machine1.GetMachineByPID", "io.machine1.StartMachine"}
 UNGUARDED = {f"io.machine1.{name}" for name in ("ListMachines", "GetMachine", "GetMachineByPID", "ListImages", *MAPS)}
 # Those that may have several replies, and those that bring a descriptor.
 STREAMED = {"io.machine1.ListMachines"}
-TERMINALS = {"OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY"}
-WITH_FD = {f"io.machine1.{name}" for name in (*TERMINALS, "OpenMachineRootDirectory")}
+WITH_FD = {f"io.machine1.OpenMachine{what}" for what in ("Shell", "Login", "PTY", "RootDirectory")}
 # What is not done with the host, and the error that says so.
 NOT_THE_HOST = {f"io.machine1.{name}": "org.varlink.service.PermissionDenied" for name in (
     "OpenMachineLogin", "OpenMachinePTY", "OpenMachineRootDirectory",

@@ -460,13 +460,12 @@ class Stage:
         else:
             demand(repr(actual) == repr(changes), "machined got others", actual, changes)
         reads = len(self._bus.calls) - len(actual)
-        several = sum(
-            1 + (given.script.listed * len(oracle.DETAILS) if call.parameters.get("details") else 0)
-            for call in reaching
-            if call.method in oracle.UNGUARDED or call.method == "io.machine1.StartMachine"
-        )
-        by_pid = sum(call.method in ("io.machine1.GetMachineByPID", "io.machine1.StartMachine") for call in reaching)
-        demand(reads <= several + by_pid, "too many reads", self._bus.calls)
+        allowed = 0
+        for call in reaching:
+            if call.method in oracle.UNGUARDED | oracle.TWICE:
+                allowed += 2 if call.method in oracle.TWICE else 1
+                allowed += given.script.listed * len(oracle.DETAILS) if call.parameters.get("details") else 0
+        demand(reads <= allowed, "too many reads", self._bus.calls)
         if given.narrow:
             demand(all(message[2][0].startswith("web") for message in actual), "the policy hides this", actual)
         self._check_questions(given, calls, len(actual))

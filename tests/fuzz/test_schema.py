@@ -111,7 +111,7 @@ def least(method: str) -> dict[str, Any]:
 def reached(method: str, request: Mapping[str, Any], got: list[oracle.Message]) -> bool:
     """Whether machined got what the request says, and at most what belongs to that afterwards."""
     first = oracle.message_for(method, request)
-    several = request.get("details") or method in ("io.machine1.GetMachineByPID", "io.machine1.StartMachine")
+    several = request.get("details") or method in oracle.TWICE
     rest = {member for member, _, _ in got[1:]}
     return repr(got[:1]) == repr([first] if first else []) and rest <= (oracle.FOLLOWING if several else set())
 
