@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,10 +177,15 @@ def starts(host: Host, example: Example) -> None:
     assert eventually(lambda: GUEST in machines(host))
     host.run(["systemctl", "kill", "--signal=KILL", f"systemd-nspawn@{GUEST}.service"])
     assert eventually(lambda: GUEST not in machines(host))
+    # What nspawn of 257 mounts here stays when it is killed, and then keeps the next one from starting.
+    host.run(["umount", "--quiet", f"/run/systemd/nspawn/unix-export/{GUEST}"], check=False)
 
 
 def mounts(host: Host, example: Example) -> None:
+    """machined of 252 cannot, where the host's own root is an overlay; see test_inside."""
     if SUITES[host.suite] < 257:
+        with pytest.raises(subprocess.CalledProcessError):
+            runs(host, example)
         return
     host.run(["sh", "-c", "mkdir -p /srv && echo mounted >/srv/seen"])
     assert runs(host, example) in ("", "{}")
