@@ -675,9 +675,10 @@ class Host:
         over a read-only root: for tests that rename or remove images, make some with `image`.
         """
         script = """
-            upper=/run/lab/guests/$1/upper work=/run/lab/guests/$1/work
-            mkdir -p "$upper/etc/systemd/system" "$work" "/var/lib/machines/$1"
-            mount -t overlay overlay -o "lowerdir=/run/lab/guest,upperdir=$upper,workdir=$work" "/var/lib/machines/$1"
+            upper=/run/lab/guests/$1/upper scratch=/run/lab/guests/$1/scratch
+            mkdir -p "$upper/etc/systemd/system" "$scratch" "/var/lib/machines/$1"
+            layers="lowerdir=/run/lab/guest,upperdir=$upper,workdir=$scratch"
+            mount -t overlay overlay -o "$layers" "/var/lib/machines/$1"
             cd "/var/lib/machines/$1"
             echo "$1" >etc/hostname
             rm -f etc/machine-id

@@ -251,7 +251,7 @@ def child() -> Iterator[Peer]:
         ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-x-12.scope\n", "user@1000.service"),
         ("0::/user.slice/user-1000.slice/user@1000.service/init.scope\n", "user@1000.service"),
         # Groups that a service made for itself.
-        ("0::/system.slice/docker.service/workers/7\n", "docker.service"),
+        ("0::/system.slice/docker.service/pool/7\n", "docker.service"),
         ("0::/system.slice/a.service/b.service.d\n", "a.service"),
         ("0::/user.slice/user-1000.slice/user@1000.service/\udcff\udcfe\n", "user@1000.service"),
         ("0::/machine.slice/machine-web.scope/payload/system.slice/nginx.service\n", "machine-web.scope"),
