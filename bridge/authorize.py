@@ -40,6 +40,12 @@ ACTIONS = {
     "io.machine1.RemoveImage": ("io.machine1.manage-images", "remove"),
     "io.machine1.CloneImage": ("io.machine1.manage-images", "clone"),
     "io.machine1.RenameImage": ("io.machine1.manage-images", "rename"),
+    "io.machine1.MarkImageReadOnly": ("io.machine1.manage-images", "mark-read-only"),
+    "io.machine1.SetImageLimit": ("io.machine1.manage-images", "set-limit"),
+    "io.machine1.ListImages": ("io.machine1.inspect-images", "list-images"),
+    "io.machine1.GetImage": ("io.machine1.inspect-images", "get-image"),
+    "io.machine1.SetPoolLimit": ("io.machine1.manage-pool", "set-pool-limit"),
+    "io.machine1.CleanPool": ("io.machine1.manage-pool", "clean-pool"),
 }
 
 # Parameters whose detail has another name; lists are JSON, so that no separator can be mistaken.

@@ -77,7 +77,7 @@ async def details(machined: Machined, machine: Machine) -> dict[str, Any]:
     try:
         properties = await machined.machine_properties(name, path)
     except (DBusError, VarlinkError) as error:
-        missing += [_missing(field, error) for field, _, _ in _PROPERTIES]
+        missing += [missing_piece(field, error) for field, _, _ in _PROPERTIES]
     else:
         for field, member, shape in _PROPERTIES:
             if member in properties:
@@ -90,11 +90,11 @@ async def details(machined: Machined, machine: Machine) -> dict[str, Any]:
             (value,) = await machined.call(member, "s", name, reply=reply)
             found[field] = shape(value)
         except (DBusError, VarlinkError) as error:
-            missing.append(_missing(field, error))
+            missing.append(missing_piece(field, error))
     return {field: value for field, value in found.items() if value is not None} | {"missing": missing}
 
 
-def _missing(piece: str, error: DBusError | VarlinkError) -> dict[str, str]:
+def missing_piece(piece: str, error: DBusError | VarlinkError) -> dict[str, str]:
     if isinstance(error, DBusError):
         return {"piece": piece, "error": error.name, "reason": error.message}
     return {"piece": piece, "error": error.name, "reason": str(error.parameters.get("reason", ""))}

@@ -2,9 +2,9 @@
 """systemd-machined as this service sees it: org.freedesktop.machine1(5), and what its errors mean to a client."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from jeepney import DBusAddress, new_method_call
 from jeepney.bus_messages import message_bus
@@ -14,10 +14,12 @@ from . import errors
 from .bus import DEADLINE, Bus, DBusError
 from .limits import Limits
 from .listed import Images, Machines
-from .loop import Loop
+from .loop import Future, Loop
 from .reads import Read
 from .remembered import Remembered
 from .turns import ROOT
+
+T = TypeVar("T")
 
 _MANAGER = DBusAddress(
     "/org/freedesktop/machine1", "org.freedesktop.machine1", "org.freedesktop.machine1.Manager"
@@ -33,7 +35,8 @@ READS = {"ListMachines": "a(ssso)", "ListImages": "a(ssbttto)"}
 SLOW = (
     "OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY", "OpenMachineRootDirectory", "BindMountMachine",
     "CopyFromMachine", "CopyToMachine", "CopyFromMachineWithFlags", "CopyToMachineWithFlags",
-    "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift", "CloneImage", "RemoveImage",
+    "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift", "CloneImage", "RemoveImage", "CleanPool",
+    "GetImageHostname", "GetImageMachineID", "GetImageMachineInfo", "GetImageOSRelease",
 )  # fmt: skip
 # From which version of systemd on machined does it for others than root: org.freedesktop.machine1(5), "History".
 SINCE = {"OpenMachinePTY": 258}
@@ -190,11 +193,31 @@ class Machined:
 
         The object of a machine called `self` would be that of the one that this service runs in.
         """
-        message = new_method_call(DBusAddress(path, _MANAGER.bus_name, _PROPERTIES), "GetAll", "s", (_MACHINE,))
-        (found,) = await self._quick.call(message, "a{sv}", user=self._user)
-        if found["Name"][1] != name:
+        found = await self.properties(path, _MACHINE)
+        if found["Name"] != name:
             raise DBusError("org.freedesktop.DBus.Error.UnknownObject", "the object is that of another machine")
-        return {property_: value for property_, (_, value) in found.items()}
+        return found
+
+    async def properties(
+        self, path: str = _MANAGER.object_path, interface: str = "org.freedesktop.machine1.Manager"
+    ) -> dict[str, Any]:
+        """Those of an object of machined's, by name. Raises what Bus.call raises."""
+        message = new_method_call(DBusAddress(path, _MANAGER.bus_name, _PROPERTIES), "GetAll", "s", (interface,))
+        (found,) = await self._quick.call(message, "a{sv}", DEADLINE, user=self._user)
+        return {name: value for name, (_, value) in found.items()}
+
+    def begin(self, call: Coroutine[Future[Any], None, T]) -> Future[T]:
+        """What a call comes to that is made whether somebody waits for it or not, as others are at the same time."""
+        result = Future[T](self._loop)
+
+        async def make() -> None:
+            try:
+                result.resolve(await call)
+            except Exception as error:  # for who waits
+                result.fail(error)
+
+        self._loop.start(make(), lambda _: None)
+        return result
 
     async def start_unit(self, unit: str) -> None:
         """Have systemd start it; returns when that is queued. Raises what Bus.call raises."""

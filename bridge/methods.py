@@ -9,62 +9,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from . import inside, machines
+from . import images, inside, machines
 from .machined import Machined
-from .machines import HOST
 from .messages import Parameters, Reply
-from .replies import shared
 
 Function: TypeAlias = Callable[[Machined, Parameters], Awaitable[Reply]]
 
-IMAGE_TYPES = ("directory", "subvolume", "raw", "block")
-INT_MAX = 2**63 - 1
 NAME_MAX = 255
-
-
-async def list_images(machined: Machined, parameters: Parameters) -> Reply:
-    images = await machined.images()
-    everything = parameters.get("all", False)
-
-    def listed() -> list[dict[str, object]]:
-        return [_image(*entry) for entry in images if everything or entry[0] != HOST]
-
-    return shared(machined, images, everything, lambda: {"images": listed()})
-
-
-async def remove_image(machined: Machined, parameters: Parameters) -> Reply:
-    await machined.call("RemoveImage", "s", parameters["name"], deadline=None)
-    return Reply()
-
-
-async def clone_image(machined: Machined, parameters: Parameters) -> Reply:
-    read_only = parameters.get("read_only", False)
-    await machined.call("CloneImage", "ssb", parameters["name"], parameters["dest"], read_only, deadline=None)
-    return Reply()
-
-
-async def rename_image(machined: Machined, parameters: Parameters) -> Reply:
-    await machined.call("RenameImage", "ss", parameters["name"], parameters["dest"])
-    return Reply()
 
 
 def _can_be_a_name(value: object) -> bool:
     return isinstance(value, str) and len(value) <= NAME_MAX and value.isprintable()
-
-
-def _image(
-    name: str, image_type: str, read_only: bool, ctime: int, mtime: int, usage: int, object_path: str
-) -> dict[str, object]:
-    """Unknown is 0 for a time and UINT64_MAX for a size in machined; here both are absent, as is what no int holds."""
-    image: dict[str, object] = {"name": name}
-    if image_type in IMAGE_TYPES:
-        image["type"] = image_type
-    image["read_only"] = read_only
-    for key, value, smallest in (("ctime", ctime, 1), ("mtime", mtime, 1), ("usage", usage, 0)):
-        if smallest <= value <= INT_MAX:
-            image[key] = value
-    image["object_path"] = object_path
-    return image
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +78,14 @@ METHODS: dict[str, Method] = {
     "io.machine1.CopyFromMachine": Method(inside.copy_from_machine, True, _MACHINE),
     "io.machine1.CopyToMachine": Method(inside.copy_to_machine, True, _MACHINE),
     "io.machine1.BindMountMachine": Method(inside.bind_mount_machine, True, _MACHINE),
-    "io.machine1.ListImages": Method(list_images, False, {}),
-    "io.machine1.RemoveImage": Method(remove_image, True, _IMAGE),
-    "io.machine1.CloneImage": Method(clone_image, True, _NEW_IMAGE),
-    "io.machine1.RenameImage": Method(rename_image, True, _NEW_IMAGE),
+    "io.machine1.ListImages": Method(images.list_images, False, {}, streamed=images.stream_images, details=True),
+    "io.machine1.GetImage": Method(images.get_image, False, _IMAGE, details=True),
+    "io.machine1.RemoveImage": Method(images.remove_image, True, _IMAGE),
+    "io.machine1.CloneImage": Method(images.clone_image, True, _NEW_IMAGE),
+    "io.machine1.RenameImage": Method(images.rename_image, True, _NEW_IMAGE),
+    "io.machine1.MarkImageReadOnly": Method(images.mark_image_read_only, True, _IMAGE),
+    "io.machine1.SetImageLimit": Method(images.set_image_limit, True, _IMAGE),
+    "io.machine1.GetPool": Method(images.get_pool, False, {}),
+    "io.machine1.SetPoolLimit": Method(images.set_pool_limit, True, {}),
+    "io.machine1.CleanPool": Method(images.clean_pool, True, {}, streams=True),
 }

@@ -40,24 +40,31 @@ STARS_MAX = 16
 # Written out, not computed: a new method is in no preset until somebody puts it there.
 _READ_ONLY = frozenset({
     "ListMachines", "GetMachine", "GetMachineByPID", "MapFromMachineUser", "MapFromMachineGroup", "MapToMachineUser",
-    "MapToMachineGroup", "ListImages",
+    "MapToMachineGroup", "ListImages", "GetImage", "GetPool",
 })  # fmt: skip
 _MANAGE = _READ_ONLY | {
     "TerminateMachine", "KillMachine", "PoweroffMachine", "RebootMachine", "StartMachine", "UnregisterMachine",
     "OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY", "RemoveImage", "CloneImage", "RenameImage",
+    "MarkImageReadOnly", "SetImageLimit",
 }  # fmt: skip
 _HOST_PATHS = frozenset({"CopyFromMachine", "CopyToMachine", "BindMountMachine"})
 # And all files of a machine, whatever `users` and `programs` say.
 _FILES = _HOST_PATHS | {"OpenMachineRootDirectory"}
+# Of all images at once.
+_POOL = frozenset({"SetPoolLimit", "CleanPool"})
 # Of the service itself, for root and its own user: nothing for a sandbox whose user is 0.
 _SERVICE = frozenset(f"io.systemd.service.{method}" for method in ("Reload", "SetLogLevel", "GetEnvironment"))
-PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _FILES | _SERVICE}
+PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _FILES | _POOL | _SERVICE}
 
 # What says but what the policy itself shows.
 ALWAYS = frozenset({
     "org.varlink.service.GetInfo", "org.varlink.service.GetInterfaceDescription", "io.machine1.Check",
     "io.systemd.service.Ping", "io.systemd.service.GetLogLevel",
 })  # fmt: skip
+
+# What is about every image, whatever its name, is for a policy that shows them all: even the space that they take would
+# tell of the others.
+_EVERY_IMAGE = frozenset(INTERFACE + method for method in _POOL | {"GetPool"})
 
 # What each parameter is that METHODS does not already say to be a machine, an image or a new image. `free` needs no
 # decision, nor does `guest-path`; `arguments` are decided with `program`. Whatever is not here is refused.
@@ -83,10 +90,16 @@ _MORE: dict[str, dict[str, str]] = {
     "CopyFromMachine": {"src": "guest-path", "dest": "host-path", "replace": "free"} | _ASK,
     "CopyToMachine": {"src": "host-path", "dest": "guest-path", "replace": "free"} | _ASK,
     "BindMountMachine": {"src": "host-path", "dest": "guest-path", "read_only": "free", "mkdir": "free"} | _ASK,
-    "ListImages": {"all": "free"},
+    "ListImages": {"all": "free", "type": "free", "read_only": "free", "details": "free"} | _ASK,
+    "GetImage": {"details": "free"} | _ASK,
     "RemoveImage": _ASK,
     "CloneImage": {"read_only": "free"} | _ASK,
     "RenameImage": _ASK,
+    "MarkImageReadOnly": {"read_only": "free"} | _ASK,
+    "SetImageLimit": {"limit": "free"} | _ASK,
+    "GetPool": {},
+    "SetPoolLimit": {"limit": "free"} | _ASK,
+    "CleanPool": {"mode": "free"} | _ASK,
 }
 # Machines and images first: that one is not shown is said before anything else.
 PARAMETERS: dict[str, dict[str, str]] = {
@@ -186,10 +199,14 @@ def _one_spelling(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Globs:
-    """Texts, those with wildcards compiled to one expression. Case counts; `*` and `?` match any character there is."""
+    """Texts, those with wildcards compiled to one expression. Case counts; `*` and `?` match any character there is.
+
+    `everything`: one of them is the glob `*`.
+    """
 
     exact: frozenset[str] = frozenset()
     pattern: re.Pattern[str] | None = None
+    everything: bool = False
 
     @classmethod
     def of(cls, globs: Collection[str]) -> "Globs":
@@ -198,6 +215,7 @@ class Globs:
         return cls(
             frozenset(globs) - frozenset(wild),
             re.compile("|".join(fnmatch.translate(glob) for glob in wild)) if wild else None,
+            "*" in wild,
         )
 
     def match(self, text: str) -> bool:
@@ -280,6 +298,8 @@ class Policy:
         kinds = PARAMETERS.get(method)
         if kinds is None:
             _deny("the policy has no rule for this method")
+        if method in _EVERY_IMAGE and not self.images.everything:
+            _deny("this method is about every image, so images of the policy need the glob *")
         values = normalize(method, parameters)
         for parameter, kind in kinds.items():
             self._decide_one(kind, parameter, values)

@@ -24,17 +24,23 @@ def shared(
 
 
 class OneByOne(Generic[T]):
-    """A Stream: of a list, a reply for each entry. What is not shown to the client has to be out of it before."""
+    """A Stream: of a list, a reply for each entry. What is not shown to the client has to be out of it before.
 
-    def __init__(self, key: str, entries: Iterable[T], describe: Callable[[T], Awaitable[dict[str, Any]]]) -> None:
+    An entry that is described as None has gone since it was listed.
+    """
+
+    def __init__(
+        self, key: str, entries: Iterable[T], describe: Callable[[T], Awaitable[dict[str, Any] | None]]
+    ) -> None:
         self._key, self._entries, self._describe = key, deque(entries), describe
 
     async def next(self) -> Reply:
-        """An empty list, where there is nothing."""
-        if not self._entries:
-            return Reply({self._key: []})
-        described = await self._describe(self._entries.popleft())
-        return Reply({self._key: [described]}, stream=self if self._entries else None)
+        """An empty list, where there is nothing, or nothing more."""
+        while self._entries:
+            described = await self._describe(self._entries.popleft())
+            if described is not None:
+                return Reply({self._key: [described]}, stream=self if self._entries else None)
+        return Reply({self._key: []})
 
     def close(self) -> None:
         self._entries.clear()

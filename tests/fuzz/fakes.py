@@ -29,7 +29,8 @@ REPLIES = {
     "OpenMachinePTY": "hs", "OpenMachineRootDirectory": "h", "GetMachineByPID": "o", "GetAll": "a{sv}",
     "GetMachineAddresses": "a(iay)", "GetMachineOSRelease": "a{ss}", "GetMachineUIDShift": "u",
     "MapFromMachineUser": "u", "MapFromMachineGroup": "u", "MapToMachineUser": "sou", "MapToMachineGroup": "sou",
-    "StartUnit": "o",
+    "StartUnit": "o", "GetImageHostname": "s", "GetImageMachineID": "ay", "GetImageMachineInfo": "a{ss}",
+    "GetImageOSRelease": "a{ss}", "CleanPool": "a(st)",
 }  # fmt: skip
 # From which number on no machine has this process, user or group.
 NOBODY = 1000
@@ -138,6 +139,10 @@ class FakeBus:
             return (FileDescriptor(os.dup(self._terminal)), "/dev/pts/0")[: len(signature)]
         if member == "GetAll":
             path = message.header.fields[HeaderFields.path]
+            if path == "/i":
+                return ({"Path": ("s", "/a\u2028"), "Limit": ("t", UNKNOWN), "UsageExclusive": ("t", 5)},)
+            if path == "/org/freedesktop/machine1":
+                return ({"PoolPath": ("s", "/pool"), "PoolUsage": ("t", 7), "PoolLimit": ("t", UNKNOWN)},)
             name = next(entry[0] for entry in MACHINES if entry[3] == path)
             return ({"Name": ("s", name), "Leader": ("u", 7), "Id": ("ay", b"\x01" * 16), "UID": ("u", 2**32 - 1)},)
         if member in ("GetMachineByPID", "MapToMachineUser", "MapToMachineGroup") and message.body[0] >= NOBODY:
@@ -146,6 +151,9 @@ class FakeBus:
         found: dict[str, tuple[Any, ...]] = {
             "GetMachineByPID": ("/m/_0",), "StartUnit": ("/job",), "GetMachineAddresses": ([(2, b"\x7f\0\0\1")],),
             "GetMachineOSRelease": ({"ID": "x", "NAME": "\u2028"},), "GetMachineUIDShift": (0,),
+            "GetImageHostname": ("a\u2028",), "GetImageMachineID": (b"\x01" * 16,), "GetImageMachineInfo": ({},),
+            "GetImageOSRelease": ({"ID": "x"},),
+            "CleanPool": ([(name, UNKNOWN - index % 2) for index, name in enumerate(NAMES[: self.script.listed])],),
         }  # fmt: skip
         if signature in ("u", "sou") or member in found:
             return found.get(member, (5,) if signature == "u" else ("web", "/m/_0", 5))

@@ -301,6 +301,10 @@ def _clone(given: _Given) -> Message:
     return "CloneImage", "ssb", (given["name"], given["dest"], given.get("read_only") is True)
 
 
+def _limit(given: _Given) -> int:
+    return 2**64 - 1 if given.get("limit") is None else int(given["limit"])
+
+
 _MESSAGES: dict[str, Callable[[_Given], Message]] = {
     "ListMachines": lambda _: ("ListMachines", "", ()),
     "GetMachine": lambda _: ("ListMachines", "", ()),
@@ -326,19 +330,30 @@ _MESSAGES: dict[str, Callable[[_Given], Message]] = {
     "RemoveImage": lambda given: ("RemoveImage", "s", (given["name"],)),
     "CloneImage": _clone,
     "RenameImage": lambda given: ("RenameImage", "ss", (given["name"], given["dest"])),
+    "GetImage": lambda _: ("ListImages", "", ()),
+    "MarkImageReadOnly": lambda given: ("MarkImageReadOnly", "sb", (given["name"], given["read_only"])),
+    "SetImageLimit": lambda given: ("SetImageLimit", "st", (given["name"], _limit(given))),
+    "GetPool": lambda _: ("GetAll", "s", ("org.freedesktop.machine1.Manager",)),
+    "SetPoolLimit": lambda given: ("SetPoolLimit", "t", (_limit(given),)),
+    "CleanPool": lambda given: ("CleanPool", "s", (given["mode"],)),
 }
 # What changes nothing.
 MAPS = {"MapFromMachineUser", "MapFromMachineGroup", "MapToMachineUser", "MapToMachineGroup"}
-READS = {"ListMachines", "ListImages", "GetMachineByPID", *MAPS}
-# What it takes to say the details of one machine, and to find it.
+READS = {"ListMachines", "ListImages", "GetMachineByPID", "GetAll", *MAPS}
+# What it takes to say the details of one machine or image, and to find it.
 DETAILS = {"GetAll", "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift"}
+DETAILS |= {f"GetImage{piece}" for piece in ("Hostname", "MachineID", "MachineInfo", "OSRelease")}
 # What is sent after the first message of a call.
 FOLLOWING = {*DETAILS, "ListMachines", "StartUnit"}
 # Methods that ask a second time even without details.
 TWICE = {"io.machine1.GetMachineByPID", "io.machine1.StartMachine"}
-UNGUARDED = {f"io.machine1.{name}" for name in ("ListMachines", "GetMachine", "GetMachineByPID", "ListImages", *MAPS)}
+UNGUARDED = {f"io.machine1.{name}" for name in (
+    "ListMachines", "GetMachine", "GetMachineByPID", "ListImages", "GetImage", "GetPool", *MAPS,
+)}  # fmt: skip
 # Those that may have several replies, and those that bring a descriptor.
-STREAMED = {"io.machine1.ListMachines"}
+STREAMED = {f"io.machine1.{name}" for name in ("ListMachines", "ListImages", "CleanPool")}
+# Of these what can be called with `more` alone.
+WANT_MORE = {"io.machine1.CleanPool"}
 WITH_FD = {f"io.machine1.OpenMachine{what}" for what in ("Shell", "Login", "PTY", "RootDirectory")}
 # What is not done with the host, and the error that says so.
 NOT_THE_HOST = {f"io.machine1.{name}": "org.varlink.service.PermissionDenied" for name in (
@@ -374,6 +389,7 @@ def outcomes(method: str, parameters: _Given) -> set[str | None]:
         "GetMachine": "NoSuchMachine",
         "GetMachineByPID": "NoMachineForPID",
         "StartMachine": "NoSuchImage",
+        "GetImage": "NoSuchImage",
         "MapToMachineUser": "NoSuchUserMapping",
         "MapToMachineGroup": "NoSuchGroupMapping",
     }.get(name)

@@ -69,6 +69,7 @@ environment = ["LANG", "LC_*"]
 # What no narrow policy has.
 FILES = {f"io.machine1.{name}" for name in ("CopyFromMachine", "CopyToMachine", "BindMountMachine")}
 FILES |= {"io.machine1.OpenMachineRootDirectory"}
+FILES |= {f"io.machine1.{name}" for name in ("GetPool", "SetPoolLimit", "CleanPool")}
 # Errors that no contract lists, and what they say.
 STANDARD = {
     "org.varlink.service.InterfaceNotFound": {"interface"},
@@ -76,6 +77,7 @@ STANDARD = {
     "org.varlink.service.MethodNotImplemented": {"method"},
     "org.varlink.service.InvalidParameter": {"parameter", "reason"},
     "org.varlink.service.PermissionDenied": set(),
+    "org.varlink.service.ExpectedMore": set(),
     "io.systemd.InteractiveAuthenticationRequired": set(),
 }
 DENIED = {"org.varlink.service.PermissionDenied", "io.systemd.InteractiveAuthenticationRequired"}
@@ -409,6 +411,8 @@ class Stage:
             return {*DENIED}
         if call.upgrade:
             return {"org.varlink.service.MethodNotImplemented"}
+        if call.method in oracle.WANT_MORE and not call.more:
+            return {"org.varlink.service.ExpectedMore"}
         if given.script.fault:
             return None
         return oracle.outcomes(call.method, call.parameters)
@@ -498,6 +502,8 @@ class Stage:
 
     def _reaches(self, given: Input, call: oracle.Call) -> bool:
         if call.method not in oracle.METHODS or call.method in oracle.OWN or call.upgrade:
+            return False
+        if call.method in oracle.WANT_MORE and not call.more:
             return False
         if oracle.invalid_parameters(call.method, call.parameters):
             return False

@@ -84,7 +84,7 @@ func main() {
 	fmt.Println("RenameImage:", outcome(err))
 	err = iomachine1.CloneImage().Call(ctx, connection, "debian", "copy", nil, nil)
 	fmt.Println("CloneImage:", outcome(err))
-	images, err := iomachine1.ListImages().Call(ctx, connection, nil)
+	images, err := iomachine1.ListImages().Call(ctx, connection, nil, nil, nil, nil, nil)
 	fmt.Println("ListImages:", outcome(err), len(images))
 	parameters := json.RawMessage(`{"name": "web"}`)
 	allowed, reason, err := iomachine1.Check().Call(ctx, connection, "GetMachine", &parameters)

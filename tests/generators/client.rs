@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("RenameImage: {}", outcome(&result));
     let result = connection.clone_image("debian", "copy", None, None).await;
     println!("CloneImage: {}", outcome(&result));
-    let result = connection.list_images(None).await;
+    let result = connection.list_images(None, None, None, None, None).await;
     print!("ListImages: {}", outcome(&result));
     println!(" {}", result.into_iter().flatten().map(|reply| reply.images.len()).sum::<usize>());
     let result = connection.check("GetMachine", Some(&serde_json::json!({"name": "web"}))).await;

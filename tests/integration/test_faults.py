@@ -150,6 +150,12 @@ METHODS: dict[str, tuple[dict[str, object], str, str]] = {
     "CopyFromMachine": (COPY, "CopyFromMachine", ""),
     "CopyToMachine": (COPY, "CopyToMachine", ""),
     "ListImages": ({}, "ListImages", "a(ssbttto)"),
+    "GetImage": (NAMED, "ListImages", "a(ssbttto)"),
+    "MarkImageReadOnly": (NAMED | {"read_only": True}, "MarkImageReadOnly", ""),
+    "SetImageLimit": (NAMED, "SetImageLimit", ""),
+    "GetPool": ({}, "GetAll", "a{sv}"),
+    "SetPoolLimit": ({}, "SetPoolLimit", ""),
+    "CleanPool": ({"mode": "all"}, "CleanPool", "a(st)"),
     "RemoveImage": (NAMED, "RemoveImage", ""),
     "CloneImage": (RENAME, "CloneImage", ""),
     "RenameImage": (RENAME, "RenameImage", ""),
@@ -170,7 +176,7 @@ WRONG: list[tuple[str, tuple[object, ...]]] = [
     ("sh", ("/dev/pts/0", 1)),
     ("hss", (1, "/dev/pts/0", "more")),
 ]
-WITHOUT_DEADLINE = ("CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage")
+WITHOUT_DEADLINE = ("CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage", "CleanPool")
 
 
 def test_the_tables_have_each_method() -> None:
@@ -183,8 +189,10 @@ def test_no_method_takes_an_answer_of_the_wrong_type(client: Client, machined: F
             if signature == right:
                 continue
             machined.returns(member, signature, *body)
-            name, details = client.error(method, parameters)
-            assert name == "io.machine1.Failed", (method, signature)
+            client.send(method, parameters, more=methods.METHODS[f"io.machine1.{method}"].streams)
+            reply = client.receive()
+            assert reply.get("error") == "io.machine1.Failed", (method, signature)
+            details = reply["parameters"]
             assert details["dbus_error"] == "org.freedesktop.DBus.Error.InconsistentMessage", (method, signature)
             assert client.fds == []
         works(client, machined)
@@ -215,7 +223,7 @@ def test_an_answer_that_comes_late_is_nobodys(
         client.send(method, METHODS[method][0])
     for client in clients:
         assert client.receive()["error"] == "io.machine1.Timeout"
-    answers = {
+    answers: dict[str, tuple[object, ...]] = {
         "": (),
         "hs": (terminal.theirs, "/dev/pts/0"),
         "h": (terminal.theirs,),
@@ -224,6 +232,7 @@ def test_an_answer_that_comes_late_is_nobodys(
         "sou": ("x", "/x", 7),
         "a(ssso)": ([("x", "container", "s", "/x")],),
         "a(ssbttto)": ([],),
+        "a{sv}": ({},),
     }
     signatures = {member: signature for _, member, signature in METHODS.values()}
     for call in machined.unanswered.copy():
@@ -325,7 +334,8 @@ class ShortDeadline(Patched):
 
     patch = """
         import bridge.bus, bridge.machined, bridge.reads
-        bridge.bus.DEADLINE = bridge.reads.DEADLINE = bridge.machined.Machined.call.__kwdefaults__["deadline"] = 0.5
+        bridge.bus.DEADLINE = bridge.reads.DEADLINE = bridge.machined.DEADLINE = 0.5
+        bridge.machined.Machined.call.__kwdefaults__["deadline"] = 0.5
     """
 
 

@@ -36,7 +36,8 @@ environment = ["*"]
 """
 # What EVERYTHING leaves out.
 FILES = ["BindMountMachine", "CopyFromMachine", "CopyToMachine", "OpenMachineRootDirectory"]
-COPIES = f"host-paths = true\nmethods = {json.dumps(FILES)}\n"
+POOL = ["SetPoolLimit", "CleanPool"]
+COPIES = f"host-paths = true\nmethods = {json.dumps(FILES + POOL)}\n"
 
 
 class FakePolkit(Polkit):
@@ -105,11 +106,13 @@ LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.MapToMachineGroup": {"gid": 2},
     "io.machine1.CloneImage": {"dest": "j"},
     "io.machine1.RenameImage": {"dest": "j"},
+    "io.machine1.MarkImageReadOnly": {"read_only": True},
+    "io.machine1.CleanPool": {"mode": "hidden"},
 }
 
 
 def least(name: str) -> dict[str, Any]:
-    unnamed = name.rpartition(".")[2].startswith(("List", "GetMachineBy", "MapTo"))
+    unnamed = name.rpartition(".")[2].startswith(("List", "GetMachineBy", "MapTo", "GetPool", "SetPool", "CleanPool"))
     return LEAST.get(name, {}) if unnamed else {"name": "m", **LEAST.get(name, {})}
 
 
@@ -157,7 +160,7 @@ def test_what_changes_nothing_is_the_policys(name: str, uid: int) -> None:
 
 
 @pytest.mark.parametrize(("uid", "by"), [(ROOT, "kernel"), (USER, "policy")])
-@pytest.mark.parametrize("name", [name for name in GUARDED if name.rpartition(".")[2] not in FILES])
+@pytest.mark.parametrize("name", [name for name in GUARDED if name.rpartition(".")[2] not in FILES + POOL])
 def test_without_polkit_the_policy_decides_alone(name: str, uid: int, by: str) -> None:
     polkit = FakePolkit(PermissionDenied())
     decides = policy('polkit = "off"\n', EVERYTHING.replace(', ".host"', ""), "box")
@@ -315,6 +318,29 @@ QUESTIONS: list[tuple[str, dict[str, Any], str, dict[str, str]]] = [
         {"verb": "clone", "image": "i", "new_name": "j", "read_only": "false"},
     ),
     ("RenameImage", {"name": "i", "dest": "j"}, "manage-images", {"verb": "rename", "image": "i", "new_name": "j"}),
+    (
+        "MarkImageReadOnly",
+        {"name": "i", "read_only": True},
+        "manage-images",
+        {"verb": "mark-read-only", "image": "i", "read_only": "true"},
+    ),
+    ("SetImageLimit", {"name": "i"}, "manage-images", {"verb": "set-limit", "image": "i"}),
+    ("SetImageLimit", {"name": "i", "limit": 5}, "manage-images", {"verb": "set-limit", "image": "i", "limit": "5"}),
+    (
+        "GetImage",
+        {"name": "i", "details": True},
+        "inspect-images",
+        {"verb": "get-image", "image": "i", "details": "true"},
+    ),
+    (
+        "ListImages",
+        {"all": True, "type": "raw", "read_only": False, "details": True},
+        "inspect-images",
+        {"verb": "list-images", "all": "true", "type": "raw", "read_only": "false", "details": "true"},
+    ),
+    ("SetPoolLimit", {}, "manage-pool", {"verb": "set-pool-limit"}),
+    ("SetPoolLimit", {"limit": 5}, "manage-pool", {"verb": "set-pool-limit", "limit": "5"}),
+    ("CleanPool", {"mode": "all"}, "manage-pool", {"verb": "clean-pool", "mode": "all"}),
 ]
 
 

@@ -120,7 +120,7 @@ def test_the_seed_is_kept() -> None:
     assert {"vm", "container"} <= set(machine["class"]["enum"])
     assert set(image["type"]["enum"]) == {"directory", "subvolume", "raw", "block", None}
     assert set(machine) == {"name", "class", "service", "object_path", "details"}
-    assert set(image) == {"name", "type", "read_only", "ctime", "mtime", "usage", "object_path"}
+    assert set(image) == {"name", "type", "read_only", "ctime", "mtime", "usage", "object_path", "details"}
 
 
 INTERACTIVE = "allowInteractiveAuthentication: ?bool"
@@ -148,10 +148,17 @@ SURFACE = {
     f"{INTERACTIVE}) -> (pty_fd: int, pty_path: string)",
     "CopyFromMachine": f"(name: string, src: string, dest: ?string, replace: ?bool, {INTERACTIVE}) -> ()",
     "CopyToMachine": f"(name: string, src: string, dest: ?string, replace: ?bool, {INTERACTIVE}) -> ()",
-    "ListImages": "(all: ?bool) -> (images: []Image)",
+    "ListImages": "(all: ?bool, type: ?(directory, subvolume, raw, block), read_only: ?bool, details: ?bool, "
+    f"{INTERACTIVE}) -> (images: []Image)",
+    "GetImage": f"(name: string, details: ?bool, {INTERACTIVE}) -> (image: Image)",
     "RemoveImage": f"(name: string, {INTERACTIVE}) -> ()",
     "CloneImage": f"(name: string, dest: string, read_only: ?bool, {INTERACTIVE}) -> ()",
     "RenameImage": f"(name: string, dest: string, {INTERACTIVE}) -> ()",
+    "MarkImageReadOnly": f"(name: string, read_only: bool, {INTERACTIVE}) -> ()",
+    "SetImageLimit": f"(name: string, limit: ?int, {INTERACTIVE}) -> ()",
+    "GetPool": "() -> (path: string, usage: ?int, limit: ?int)",
+    "SetPoolLimit": f"(limit: ?int, {INTERACTIVE}) -> ()",
+    "CleanPool": f"(mode: (hidden, all), {INTERACTIVE}) -> (name: ?string, usage: ?int)",
     "Check": "(method: string, parameters: ?object) -> (allowed: bool, reason: string)",
 }
 TYPES = {
@@ -162,9 +169,11 @@ TYPES = {
     "uid_shift: ?int, ssh_address: ?string, ssh_private_key_path: ?string, vsock_cid: ?int, supervisor: ?int, "
     "owner_uid: ?int, missing: []Missing)",
     "Address": "(family: (ipv4, ipv6), address: string)",
-    "Missing": "(piece: string, error: string, reason: string)",
     "Image": "(name: string, type: ?(directory, subvolume, raw, block), read_only: bool, "
-    "ctime: ?int, mtime: ?int, usage: ?int, object_path: string)",
+    "ctime: ?int, mtime: ?int, usage: ?int, object_path: string, details: ?ImageDetails)",
+    "ImageDetails": "(path: ?string, limit: ?int, usage_exclusive: ?int, limit_exclusive: ?int, hostname: ?string, "
+    "machine_id: ?string, machine_info: ?[]string, os_release: ?[]string, missing: []Missing)",
+    "Missing": "(piece: string, error: string, reason: string)",
 }
 ERRORS = {
     "NoSuchMachine": "(name: string)",
@@ -214,16 +223,17 @@ FROM_MACHINED = [name for name in SURFACE if name != "Check"]
 # What a D-Bus error would mean by bridge.machined.ERRORS, but machined never says of these methods.
 LISTS = {"ListMachines", "ListImages"}
 MAPS = {f"Map{way}Machine{kind}" for way in ("From", "To") for kind in ("User", "Group")}
-READS = {*LISTS, "GetMachine", "GetMachineByPID", *MAPS}
+READS = {*LISTS, "GetMachine", "GetMachineByPID", "GetImage", "GetPool", *MAPS}
 # Of reads, those with details are asked about.
-UNASKED = {"ListImages", *MAPS}
+UNASKED = {"GetPool", *MAPS}
 UNHEARD_OF = {
     "NotSupported": READS - {"MapFromMachineUser", "MapFromMachineGroup"},
-    "ReadOnly": {"StartMachine"},
+    "ReadOnly": {"StartMachine", "GetImage"},
     # Images are locked, machines are not; but there can be too many questions to polkit about either.
     "Busy": UNASKED,
     # What runs in a child of machined counts as an operation.
-    "TooManyOperations": set(SURFACE) - {"CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage"},
+    "TooManyOperations": set(SURFACE)
+    - {"CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage", "CleanPool"},
 }
 
 
@@ -328,6 +338,12 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "RemoveImage": {"name": "debian"},
     "CloneImage": {"name": "debian", "dest": "copy"},
     "RenameImage": {"name": "debian", "dest": "copy"},
+    "GetImage": {"name": "debian"},
+    "MarkImageReadOnly": {"name": "debian", "read_only": True},
+    "SetImageLimit": {"name": "debian"},
+    "GetPool": {},
+    "SetPoolLimit": {},
+    "CleanPool": {"mode": "hidden"},
     "Check": {"method": "KillMachine"},
 }
 OF_MACHINES = [name for name, parameters in REQUIRED.items() if parameters.get("name") == "web1"]

@@ -64,15 +64,17 @@ GUARDED = [name for name, method in METHODS.items() if method.guarded]
 # What each method takes at the least.
 LEAST = {
     name: {
-        key: {"src": "/a", "pid": 2, "uid": 2, "gid": 2}.get(key, f"my-{key}")
+        key: {"src": "/a", "pid": 2, "uid": 2, "gid": 2, "read_only": True, "mode": "all"}.get(key, f"my-{key}")
         for key in method["parameters"].get("required", [])
     }
     for name, method in CONTRACT.methods.items()
 }
-# Those that answer with a descriptor or ask more than machined one thing.
+# Those that answer with a descriptor, have several replies or ask more than machined one thing.
 SPECIAL = {
     f"io.machine1.{name}"
-    for name in ("OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY", "OpenMachineRootDirectory", "StartMachine")
+    for name in ("OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY", "OpenMachineRootDirectory", "StartMachine",
+        "CleanPool",
+    )
 }
 TERMINATE = Call("io.machine1.TerminateMachine", {"name": "web1"})
 DENIED = PermissionDenied().refused(Refusal("polkit", "polkit says no"))
@@ -138,8 +140,10 @@ def lines(logged: list[Line], monkeypatch: pytest.MonkeyPatch) -> list[Line]:
 
 def test_there_are_guarded_methods_and_others() -> None:
     assert sorted(set(METHODS) - set(GUARDED)) == [
+        "io.machine1.GetImage",
         "io.machine1.GetMachine",
         "io.machine1.GetMachineByPID",
+        "io.machine1.GetPool",
         "io.machine1.ListImages",
         "io.machine1.ListMachines",
         "io.machine1.MapFromMachineGroup",

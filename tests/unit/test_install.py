@@ -416,7 +416,7 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
         called_ = re.compile(r'\.call\(\s*"(\w+)"|_(?:copy|open_terminal|map_from|map_to)\(\s*machined,\s*"(\w+)"')
         found = {
             name
-            for module in ("methods", "machines", "inside")
+            for module in ("machines", "inside", "images")
             for match in called_.findall((TREE / f"bridge/{module}.py").read_text(encoding="utf-8"))
             for name in match
             if name
@@ -447,9 +447,11 @@ def test_polkit_rule_names_the_guarded_methods() -> None:
         for action, verbs in re.findall(r'"org\.freedesktop\.machine1\.([\w-]+)": \[([^]]*)\]', rule)
     }
     assert lists == {
-        "manage-machines": {"kill", "terminate", "unregister", "copy", "bind", "open_root_directory"},
-        "manage-images": {"clone", "rename", "remove"},
-    }
+        "manage-machines": {
+            "kill", "terminate", "unregister", "copy", "bind", "open_root_directory", "set_pool_limit", "clean_pool",
+        },
+        "manage-images": {"clone", "rename", "remove", "mark_read_only", "set_limit"},
+    }  # fmt: skip
     whole = {"OpenMachineShell": "shell", "OpenMachineLogin": "login", "OpenMachinePTY": "open-pty"}
     assert set(re.findall(r'"([\w-]+)"', rule.partition("var actions = [")[2].partition("]")[0])) == {
         *whole.values(), "inspect-machines",
@@ -460,6 +462,8 @@ def test_polkit_rule_names_the_guarded_methods() -> None:
     verbs = set().union(*lists.values())
     names = {method: method.lower() for method in guarded - whole.keys() - other}
     names["OpenMachineRootDirectory"] = "open_root_directory"
+    names |= {"MarkImageReadOnly": "mark_read_only", "SetImageLimit": "set_limit"}
+    names |= {"SetPoolLimit": "set_pool_limit", "CleanPool": "clean_pool"}
     assert {verb for verb in verbs for name in names.values() if name.startswith(verb)} == verbs
     assert all(any(name.startswith(verb) for verb in verbs) for name in names.values())
     assert re.findall(r"Result\.(\w+)", rule) == ["NOT_HANDLED", "YES", "NO", "YES", "YES", "NO"]

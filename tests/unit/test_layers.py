@@ -31,6 +31,7 @@ ORDER = [
     "policy",
     "methods",
     "contract",
+    "images",
     "inside",
     "machines",
     "details",

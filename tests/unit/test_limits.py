@@ -137,7 +137,9 @@ def test_there_are_files_enough_for_the_most_connections_that_a_policy_can_ask_f
 # What each method needs beside the parameter that is looked at.
 OTHERS = {
     name: {
-        parameter: {"name": "a", "dest": "b", "src": "/c", "pid": 1, "uid": 1, "gid": 1}.get(parameter, "x")
+        parameter: {
+            "name": "a", "dest": "b", "src": "/c", "pid": 1, "uid": 1, "gid": 1, "read_only": True, "mode": "all",
+        }.get(parameter, "x")
         for parameter in method["parameters"].get("required", [])
     }
     for name, method in CONTRACT.methods.items()

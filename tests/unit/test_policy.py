@@ -79,6 +79,12 @@ ROWS = {
     "io.machine1.RemoveImage": (NO, YES, YES, NO),
     "io.machine1.CloneImage": (NO, YES, YES, NO),
     "io.machine1.RenameImage": (NO, YES, YES, NO),
+    "io.machine1.GetImage": (YES, YES, YES, NO),
+    "io.machine1.MarkImageReadOnly": (NO, YES, YES, NO),
+    "io.machine1.SetImageLimit": (NO, YES, YES, NO),
+    "io.machine1.GetPool": (YES, YES, YES, NO),
+    "io.machine1.SetPoolLimit": (NO, NO, YES, NO),
+    "io.machine1.CleanPool": (NO, NO, YES, NO),
     "org.varlink.service.GetInfo": (YES, YES, YES, YES),
     "org.varlink.service.GetInterfaceDescription": (YES, YES, YES, YES),
     "io.machine1.Check": (YES, YES, YES, YES),
@@ -109,6 +115,9 @@ LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.MapToMachineGroup": {"gid": 2},
     "io.machine1.ListMachines": {},
     "io.machine1.ListImages": {},
+    "io.machine1.GetPool": {},
+    "io.machine1.SetPoolLimit": {},
+    "io.machine1.CleanPool": {"mode": "hidden"},
     "io.systemd.service.SetLogLevel": {},
     "io.systemd.service.GetEnvironment": {},
     "io.systemd.service.Reload": {},
@@ -142,7 +151,7 @@ def test_a_method_is_added_to_a_preset_and_to_none() -> None:
     added = policy('preset = "read-only"\nmethods = ["KillMachine"]')
     assert {name.rpartition(".")[2] for name in added.methods} == {
         "ListMachines", "GetMachine", "GetMachineByPID", "MapFromMachineUser", "MapFromMachineGroup",
-        "MapToMachineUser", "MapToMachineGroup", "ListImages", "KillMachine",
+        "MapToMachineUser", "MapToMachineGroup", "ListImages", "GetImage", "GetPool", "KillMachine",
     }  # fmt: skip
     assert policy('methods = ["KillMachine"]').methods == {"io.machine1.KillMachine"}
 
@@ -185,7 +194,12 @@ FREE = {
     "OpenMachineShell": {"allowInteractiveAuthentication"},
     "CopyFromMachine": {"src", "replace", "allowInteractiveAuthentication"},
     "CopyToMachine": {"dest", "replace", "allowInteractiveAuthentication"},
-    "ListImages": {"all"},
+    "ListImages": {"all", "type", "read_only", "details", "allowInteractiveAuthentication"},
+    "GetImage": {"details", "allowInteractiveAuthentication"},
+    "MarkImageReadOnly": {"read_only", "allowInteractiveAuthentication"},
+    "SetImageLimit": {"limit", "allowInteractiveAuthentication"},
+    "SetPoolLimit": {"limit", "allowInteractiveAuthentication"},
+    "CleanPool": {"mode", "allowInteractiveAuthentication"},
     "RemoveImage": {"allowInteractiveAuthentication"},
     "CloneImage": {"read_only", "allowInteractiveAuthentication"},
     "RenameImage": {"allowInteractiveAuthentication"},
@@ -205,6 +219,19 @@ def test_each_parameter_of_each_method_is_known(method: str) -> None:
     assert free == FREE.get(method.rpartition(".")[2], set())
     for kind, parameter in (METHODS | Control(lambda: None).methods)[method].about.items():
         assert known[parameter] == ("start" if method == "io.machine1.StartMachine" else kind)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("GetPool", {}), ("SetPoolLimit", {}), ("CleanPool", {"mode": "all"})]
+)
+def test_what_is_about_every_image_is_for_who_sees_each(method: str, parameters: dict[str, Any]) -> None:
+    """Whatever globs come near to it."""
+    reason = "this method is about every image, so images of the policy need the glob *"
+    for images in ('["web", "*"]', '["*", ".host"]'):
+        assert refusal(policy(f'methods = ["{method}"]\nimages = {images}'), method, **parameters) == ""
+    for images in ('["web-*"]', '["?*"]', '["[*]"]', '[".host"]', '["[!.]*", "web"]'):
+        assert refusal(policy(f'methods = ["{method}"]\nimages = {images}'), method, **parameters) == reason
+    assert refusal(policy(f'methods = ["{method}"]\nmachines = ["*"]'), method, **parameters) == reason
 
 
 def test_a_method_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,13 +69,27 @@ type Missing struct {
 
 // An image that a machine can be started from.
 type Image struct {
-	Name        string  `json:"name"`
-	Type        *string `json:"type,omitempty"`
-	Read_only   bool    `json:"read_only"`
-	Ctime       *int64  `json:"ctime,omitempty"`
-	Mtime       *int64  `json:"mtime,omitempty"`
-	Usage       *int64  `json:"usage,omitempty"`
-	Object_path string  `json:"object_path"`
+	Name        string        `json:"name"`
+	Type        *string       `json:"type,omitempty"`
+	Read_only   bool          `json:"read_only"`
+	Ctime       *int64        `json:"ctime,omitempty"`
+	Mtime       *int64        `json:"mtime,omitempty"`
+	Usage       *int64        `json:"usage,omitempty"`
+	Object_path string        `json:"object_path"`
+	Details     *ImageDetails `json:"details,omitempty"`
+}
+
+// What machined knows of an image beside what it lists, and what is written in it.
+type ImageDetails struct {
+	Path            *string   `json:"path,omitempty"`
+	Limit           *int64    `json:"limit,omitempty"`
+	Usage_exclusive *int64    `json:"usage_exclusive,omitempty"`
+	Limit_exclusive *int64    `json:"limit_exclusive,omitempty"`
+	Hostname        *string   `json:"hostname,omitempty"`
+	Machine_id      *string   `json:"machine_id,omitempty"`
+	Machine_info    *[]string `json:"machine_info,omitempty"`
+	Os_release      *[]string `json:"os_release,omitempty"`
+	Missing         []Missing `json:"missing"`
 }
 
 // No machine of this name is registered. ListMachines shows those that are.
@@ -1711,14 +1725,16 @@ func (m MapToMachineGroup_methods) Upgrade(ctx context.Context, c *varlink.Conne
 }
 
 // List All Machine Images.
-// Lists the images of machines, sorted by name. Mirrors ListImages() on D-Bus.
-// Errors: Failed, Unavailable, Timeout.
+// Lists the images of machines, sorted by name. A call with the flag `more` gets a reply for each
+// image, as soon as it is known; one with an empty list when there is none. Mirrors ListImages() on
+// D-Bus and, for the details, what GetImage mirrors.
+// Errors: Busy, Failed, Unavailable, Timeout.
 type ListImages_methods struct{}
 
 func ListImages() ListImages_methods { return ListImages_methods{} }
 
-func (m ListImages_methods) Call(ctx context.Context, c *varlink.Connection, all_in_ *bool) (images_out_ []Image, err_ error) {
-	receive, err_ := m.Send(ctx, c, 0, all_in_)
+func (m ListImages_methods) Call(ctx context.Context, c *varlink.Connection, all_in_ *bool, type_in_ *string, read_only_in_ *bool, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (images_out_ []Image, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, all_in_, type_in_, read_only_in_, details_in_, allowInteractiveAuthentication_in_)
 	if err_ != nil {
 		return
 	}
@@ -1726,11 +1742,19 @@ func (m ListImages_methods) Call(ctx context.Context, c *varlink.Connection, all
 	return
 }
 
-func (m ListImages_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, all_in_ *bool) (func(ctx context.Context) ([]Image, uint64, error), error) {
+func (m ListImages_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, all_in_ *bool, type_in_ *string, read_only_in_ *bool, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) ([]Image, uint64, error), error) {
 	var in struct {
-		All *bool `json:"all,omitempty"`
+		All                            *bool   `json:"all,omitempty"`
+		Type                           *string `json:"type,omitempty"`
+		Read_only                      *bool   `json:"read_only,omitempty"`
+		Details                        *bool   `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.All = all_in_
+	in.Type = type_in_
+	in.Read_only = read_only_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Send(ctx, "io.machine1.ListImages", in, flags)
 	if err != nil {
 		return nil, err
@@ -1749,11 +1773,19 @@ func (m ListImages_methods) Send(ctx context.Context, c *varlink.Connection, fla
 	}, nil
 }
 
-func (m ListImages_methods) Upgrade(ctx context.Context, c *varlink.Connection, all_in_ *bool) (func(ctx context.Context) (images_out_ []Image, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+func (m ListImages_methods) Upgrade(ctx context.Context, c *varlink.Connection, all_in_ *bool, type_in_ *string, read_only_in_ *bool, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (images_out_ []Image, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
 	var in struct {
-		All *bool `json:"all,omitempty"`
+		All                            *bool   `json:"all,omitempty"`
+		Type                           *string `json:"type,omitempty"`
+		Read_only                      *bool   `json:"read_only,omitempty"`
+		Details                        *bool   `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 	}
 	in.All = all_in_
+	in.Type = type_in_
+	in.Read_only = read_only_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
 	receive, err := c.Upgrade(ctx, "io.machine1.ListImages", in)
 	if err != nil {
 		return nil, err
@@ -1768,6 +1800,78 @@ func (m ListImages_methods) Upgrade(ctx context.Context, c *varlink.Connection, 
 			return
 		}
 		images_out_ = []Image(out.Images)
+		return
+	}, nil
+}
+
+// Get An Image By Name.
+// Returns one image. Mirrors GetImage(name) on D-Bus and, for the details, the properties of the
+// object that it returns, GetImageHostname(), GetImageMachineID(), GetImageMachineInfo() and
+// GetImageOSRelease().
+// Errors: NoSuchImage, Busy, Failed, Unavailable, Timeout.
+type GetImage_methods struct{}
+
+func GetImage() GetImage_methods { return GetImage_methods{} }
+
+func (m GetImage_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (image_out_ Image, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, details_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	image_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m GetImage_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (Image, uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Details                        *bool  `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.GetImage", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (image_out_ Image, flags uint64, err error) {
+		var out struct {
+			Image Image `json:"image"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		image_out_ = out.Image
+		return
+	}, nil
+}
+
+func (m GetImage_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, details_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (image_out_ Image, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Details                        *bool  `json:"details,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Details = details_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.GetImage", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (image_out_ Image, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Image Image `json:"image"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		image_out_ = out.Image
 		return
 	}, nil
 }
@@ -2023,6 +2127,331 @@ func (m StartMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection
 	}, nil
 }
 
+// Mark A Machine Image Read-Only.
+// Marks an image read-only, or takes that mark from it. Of a disk image and a block device it is the
+// permission to write, of a subvolume its own flag, of a directory its attribute "immutable", which
+// not each file system has: NotSupported there. Mirrors MarkImageReadOnly(name, read_only) on D-Bus.
+// Errors: NoSuchImage, ReadOnly, Busy, Failed, NotSupported, Unavailable, Timeout.
+type MarkImageReadOnly_methods struct{}
+
+func MarkImageReadOnly() MarkImageReadOnly_methods { return MarkImageReadOnly_methods{} }
+
+func (m MarkImageReadOnly_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, read_only_in_ bool, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, read_only_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m MarkImageReadOnly_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, read_only_in_ bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Read_only                      bool   `json:"read_only"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Read_only = read_only_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.MarkImageReadOnly", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m MarkImageReadOnly_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, read_only_in_ bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Read_only                      bool   `json:"read_only"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Read_only = read_only_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.MarkImageReadOnly", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+// Limit The Disk Space Of A Machine Image.
+// Sets how much disk space an image may take. NotSupported for anything but a btrfs subvolume, and
+// where the quota of that btrfs is off; SetPoolLimit turns it on. Mirrors SetImageLimit(name, limit)
+// on D-Bus.
+// Errors: NoSuchImage, ReadOnly, Busy, Failed, NotSupported, Unavailable, Timeout.
+type SetImageLimit_methods struct{}
+
+func SetImageLimit() SetImageLimit_methods { return SetImageLimit_methods{} }
+
+func (m SetImageLimit_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, limit_in_ *int64, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, limit_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m SetImageLimit_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, limit_in_ *int64, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Limit                          *int64 `json:"limit,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Limit = limit_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.SetImageLimit", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m SetImageLimit_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, limit_in_ *int64, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Limit                          *int64 `json:"limit,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Limit = limit_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.SetImageLimit", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+// Get The Storage Of Machine Images.
+// Says where machined keeps images and how much space they take and may take. This is about every
+// image: the policy of the socket refuses it unless its images have the glob *. Mirrors the
+// properties PoolPath, PoolUsage and PoolLimit on D-Bus.
+// Errors: Failed, Unavailable, Timeout.
+type GetPool_methods struct{}
+
+func GetPool() GetPool_methods { return GetPool_methods{} }
+
+func (m GetPool_methods) Call(ctx context.Context, c *varlink.Connection) (path_out_ string, usage_out_ *int64, limit_out_ *int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0)
+	if err_ != nil {
+		return
+	}
+	path_out_, usage_out_, limit_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m GetPool_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64) (func(ctx context.Context) (string, *int64, *int64, uint64, error), error) {
+	receive, err := c.Send(ctx, "io.machine1.GetPool", nil, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (path_out_ string, usage_out_ *int64, limit_out_ *int64, flags uint64, err error) {
+		var out struct {
+			Path  string `json:"path"`
+			Usage *int64 `json:"usage,omitempty"`
+			Limit *int64 `json:"limit,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		path_out_ = out.Path
+		usage_out_ = out.Usage
+		limit_out_ = out.Limit
+		return
+	}, nil
+}
+
+func (m GetPool_methods) Upgrade(ctx context.Context, c *varlink.Connection) (func(ctx context.Context) (path_out_ string, usage_out_ *int64, limit_out_ *int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	receive, err := c.Upgrade(ctx, "io.machine1.GetPool", nil)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (path_out_ string, usage_out_ *int64, limit_out_ *int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Path  string `json:"path"`
+			Usage *int64 `json:"usage,omitempty"`
+			Limit *int64 `json:"limit,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		path_out_ = out.Path
+		usage_out_ = out.Usage
+		limit_out_ = out.Limit
+		return
+	}, nil
+}
+
+// Limit The Disk Space Of All Machine Images.
+// Sets how much disk space all images together may take, and turns the quota of their btrfs on.
+// NotSupported where /var/lib/machines is not on btrfs. This is about every image: the policy of the
+// socket refuses it unless its images have the glob *. Mirrors SetPoolLimit(limit) on D-Bus.
+// Errors: Busy, Failed, NotSupported, Unavailable, Timeout.
+type SetPoolLimit_methods struct{}
+
+func SetPoolLimit() SetPoolLimit_methods { return SetPoolLimit_methods{} }
+
+func (m SetPoolLimit_methods) Call(ctx context.Context, c *varlink.Connection, limit_in_ *int64, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, limit_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m SetPoolLimit_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, limit_in_ *int64, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Limit                          *int64 `json:"limit,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Limit = limit_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.SetPoolLimit", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m SetPoolLimit_methods) Upgrade(ctx context.Context, c *varlink.Connection, limit_in_ *int64, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Limit                          *int64 `json:"limit,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Limit = limit_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.SetPoolLimit", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+// Remove Machine Images In Bulk.
+// Removes images that no machine uses, and replies when they are gone, which can take minutes. It
+// has to be called with the flag `more`, as it has a reply for each image that was removed; when
+// there was none, one reply without a name. This is about every image: the policy of the socket
+// refuses it unless its images have the glob *. Mirrors CleanPool(mode) on D-Bus.
+// Errors: Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
+type CleanPool_methods struct{}
+
+func CleanPool() CleanPool_methods { return CleanPool_methods{} }
+
+func (m CleanPool_methods) Call(ctx context.Context, c *varlink.Connection, mode_in_ string, allowInteractiveAuthentication_in_ *bool) (name_out_ *string, usage_out_ *int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, mode_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	name_out_, usage_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m CleanPool_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, mode_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (*string, *int64, uint64, error), error) {
+	var in struct {
+		Mode                           string `json:"mode"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Mode = mode_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.CleanPool", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (name_out_ *string, usage_out_ *int64, flags uint64, err error) {
+		var out struct {
+			Name  *string `json:"name,omitempty"`
+			Usage *int64  `json:"usage,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		name_out_ = out.Name
+		usage_out_ = out.Usage
+		return
+	}, nil
+}
+
+func (m CleanPool_methods) Upgrade(ctx context.Context, c *varlink.Connection, mode_in_ string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (name_out_ *string, usage_out_ *int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Mode                           string `json:"mode"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Mode = mode_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.CleanPool", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (name_out_ *string, usage_out_ *int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Name  *string `json:"name,omitempty"`
+			Usage *int64  `json:"usage,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		name_out_ = out.Name
+		usage_out_ = out.Usage
+		return
+	}, nil
+}
+
 // Say Whether A Call Would Be Allowed.
 // Says whether a call would be allowed, without making it: whether the policy of this socket lets it
 // pass and polkit would say yes without asking anybody. Says nothing about whether the machine or
@@ -2120,11 +2549,17 @@ type iomachine1Interface interface {
 	MapToMachineUser(ctx context.Context, c VarlinkCall, uid_ int64) error
 	MapFromMachineGroup(ctx context.Context, c VarlinkCall, name_ string, gid_ int64) error
 	MapToMachineGroup(ctx context.Context, c VarlinkCall, gid_ int64) error
-	ListImages(ctx context.Context, c VarlinkCall, all_ *bool) error
+	ListImages(ctx context.Context, c VarlinkCall, all_ *bool, type_ *string, read_only_ *bool, details_ *bool, allowInteractiveAuthentication_ *bool) error
+	GetImage(ctx context.Context, c VarlinkCall, name_ string, details_ *bool, allowInteractiveAuthentication_ *bool) error
 	RemoveImage(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
 	CloneImage(ctx context.Context, c VarlinkCall, name_ string, dest_ string, read_only_ *bool, allowInteractiveAuthentication_ *bool) error
 	RenameImage(ctx context.Context, c VarlinkCall, name_ string, dest_ string, allowInteractiveAuthentication_ *bool) error
 	StartMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
+	MarkImageReadOnly(ctx context.Context, c VarlinkCall, name_ string, read_only_ bool, allowInteractiveAuthentication_ *bool) error
+	SetImageLimit(ctx context.Context, c VarlinkCall, name_ string, limit_ *int64, allowInteractiveAuthentication_ *bool) error
+	GetPool(ctx context.Context, c VarlinkCall) error
+	SetPoolLimit(ctx context.Context, c VarlinkCall, limit_ *int64, allowInteractiveAuthentication_ *bool) error
+	CleanPool(ctx context.Context, c VarlinkCall, mode_ string, allowInteractiveAuthentication_ *bool) error
 	Check(ctx context.Context, c VarlinkCall, method_ string, parameters_ *json.RawMessage) error
 }
 
@@ -2375,6 +2810,14 @@ func (c *VarlinkCall) ReplyListImages(ctx context.Context, images_ []Image) erro
 	return c.Reply(ctx, &out)
 }
 
+func (c *VarlinkCall) ReplyGetImage(ctx context.Context, image_ Image) error {
+	var out struct {
+		Image Image `json:"image"`
+	}
+	out.Image = image_
+	return c.Reply(ctx, &out)
+}
+
 func (c *VarlinkCall) ReplyRemoveImage(ctx context.Context) error {
 	return c.Reply(ctx, nil)
 }
@@ -2389,6 +2832,40 @@ func (c *VarlinkCall) ReplyRenameImage(ctx context.Context) error {
 
 func (c *VarlinkCall) ReplyStartMachine(ctx context.Context) error {
 	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplyMarkImageReadOnly(ctx context.Context) error {
+	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplySetImageLimit(ctx context.Context) error {
+	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplyGetPool(ctx context.Context, path_ string, usage_ *int64, limit_ *int64) error {
+	var out struct {
+		Path  string `json:"path"`
+		Usage *int64 `json:"usage,omitempty"`
+		Limit *int64 `json:"limit,omitempty"`
+	}
+	out.Path = path_
+	out.Usage = usage_
+	out.Limit = limit_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplySetPoolLimit(ctx context.Context) error {
+	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplyCleanPool(ctx context.Context, name_ *string, usage_ *int64) error {
+	var out struct {
+		Name  *string `json:"name,omitempty"`
+		Usage *int64  `json:"usage,omitempty"`
+	}
+	out.Name = name_
+	out.Usage = usage_
+	return c.Reply(ctx, &out)
 }
 
 func (c *VarlinkCall) ReplyCheck(ctx context.Context, allowed_ bool, reason_ string) error {
@@ -2579,10 +3056,21 @@ func (s *VarlinkInterface) MapToMachineGroup(ctx context.Context, c VarlinkCall,
 }
 
 // List All Machine Images.
-// Lists the images of machines, sorted by name. Mirrors ListImages() on D-Bus.
-// Errors: Failed, Unavailable, Timeout.
-func (s *VarlinkInterface) ListImages(ctx context.Context, c VarlinkCall, all_ *bool) error {
+// Lists the images of machines, sorted by name. A call with the flag `more` gets a reply for each
+// image, as soon as it is known; one with an empty list when there is none. Mirrors ListImages() on
+// D-Bus and, for the details, what GetImage mirrors.
+// Errors: Busy, Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) ListImages(ctx context.Context, c VarlinkCall, all_ *bool, type_ *string, read_only_ *bool, details_ *bool, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.ListImages")
+}
+
+// Get An Image By Name.
+// Returns one image. Mirrors GetImage(name) on D-Bus and, for the details, the properties of the
+// object that it returns, GetImageHostname(), GetImageMachineID(), GetImageMachineInfo() and
+// GetImageOSRelease().
+// Errors: NoSuchImage, Busy, Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) GetImage(ctx context.Context, c VarlinkCall, name_ string, details_ *bool, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.GetImage")
 }
 
 // Remove A Machine Image.
@@ -2618,6 +3106,52 @@ func (s *VarlinkInterface) RenameImage(ctx context.Context, c VarlinkCall, name_
 // Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) StartMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.StartMachine")
+}
+
+// Mark A Machine Image Read-Only.
+// Marks an image read-only, or takes that mark from it. Of a disk image and a block device it is the
+// permission to write, of a subvolume its own flag, of a directory its attribute "immutable", which
+// not each file system has: NotSupported there. Mirrors MarkImageReadOnly(name, read_only) on D-Bus.
+// Errors: NoSuchImage, ReadOnly, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) MarkImageReadOnly(ctx context.Context, c VarlinkCall, name_ string, read_only_ bool, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.MarkImageReadOnly")
+}
+
+// Limit The Disk Space Of A Machine Image.
+// Sets how much disk space an image may take. NotSupported for anything but a btrfs subvolume, and
+// where the quota of that btrfs is off; SetPoolLimit turns it on. Mirrors SetImageLimit(name, limit)
+// on D-Bus.
+// Errors: NoSuchImage, ReadOnly, Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) SetImageLimit(ctx context.Context, c VarlinkCall, name_ string, limit_ *int64, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.SetImageLimit")
+}
+
+// Get The Storage Of Machine Images.
+// Says where machined keeps images and how much space they take and may take. This is about every
+// image: the policy of the socket refuses it unless its images have the glob *. Mirrors the
+// properties PoolPath, PoolUsage and PoolLimit on D-Bus.
+// Errors: Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) GetPool(ctx context.Context, c VarlinkCall) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.GetPool")
+}
+
+// Limit The Disk Space Of All Machine Images.
+// Sets how much disk space all images together may take, and turns the quota of their btrfs on.
+// NotSupported where /var/lib/machines is not on btrfs. This is about every image: the policy of the
+// socket refuses it unless its images have the glob *. Mirrors SetPoolLimit(limit) on D-Bus.
+// Errors: Busy, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) SetPoolLimit(ctx context.Context, c VarlinkCall, limit_ *int64, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.SetPoolLimit")
+}
+
+// Remove Machine Images In Bulk.
+// Removes images that no machine uses, and replies when they are gone, which can take minutes. It
+// has to be called with the flag `more`, as it has a reply for each image that was removed; when
+// there was none, one reply without a name. This is about every image: the policy of the socket
+// refuses it unless its images have the glob *. Mirrors CleanPool(mode) on D-Bus.
+// Errors: Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
+func (s *VarlinkInterface) CleanPool(ctx context.Context, c VarlinkCall, mode_ string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.CleanPool")
 }
 
 // Say Whether A Call Would Be Allowed.
@@ -2866,13 +3400,29 @@ func (s *VarlinkInterface) VarlinkDispatch(ctx context.Context, call varlink.Cal
 
 	case "ListImages":
 		var in struct {
-			All *bool `json:"all,omitempty"`
+			All                            *bool   `json:"all,omitempty"`
+			Type                           *string `json:"type,omitempty"`
+			Read_only                      *bool   `json:"read_only,omitempty"`
+			Details                        *bool   `json:"details,omitempty"`
+			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
 		}
 		err := call.GetParameters(&in)
 		if err != nil {
 			return call.ReplyInvalidParameter(ctx, "parameters")
 		}
-		return s.iomachine1Interface.ListImages(ctx, VarlinkCall{call}, in.All)
+		return s.iomachine1Interface.ListImages(ctx, VarlinkCall{call}, in.All, in.Type, in.Read_only, in.Details, in.AllowInteractiveAuthentication)
+
+	case "GetImage":
+		var in struct {
+			Name                           string `json:"name"`
+			Details                        *bool  `json:"details,omitempty"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.GetImage(ctx, VarlinkCall{call}, in.Name, in.Details, in.AllowInteractiveAuthentication)
 
 	case "RemoveImage":
 		var in struct {
@@ -2920,6 +3470,55 @@ func (s *VarlinkInterface) VarlinkDispatch(ctx context.Context, call varlink.Cal
 			return call.ReplyInvalidParameter(ctx, "parameters")
 		}
 		return s.iomachine1Interface.StartMachine(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
+
+	case "MarkImageReadOnly":
+		var in struct {
+			Name                           string `json:"name"`
+			Read_only                      bool   `json:"read_only"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.MarkImageReadOnly(ctx, VarlinkCall{call}, in.Name, in.Read_only, in.AllowInteractiveAuthentication)
+
+	case "SetImageLimit":
+		var in struct {
+			Name                           string `json:"name"`
+			Limit                          *int64 `json:"limit,omitempty"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.SetImageLimit(ctx, VarlinkCall{call}, in.Name, in.Limit, in.AllowInteractiveAuthentication)
+
+	case "GetPool":
+		return s.iomachine1Interface.GetPool(ctx, VarlinkCall{call})
+
+	case "SetPoolLimit":
+		var in struct {
+			Limit                          *int64 `json:"limit,omitempty"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.SetPoolLimit(ctx, VarlinkCall{call}, in.Limit, in.AllowInteractiveAuthentication)
+
+	case "CleanPool":
+		var in struct {
+			Mode                           string `json:"mode"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.CleanPool(ctx, VarlinkCall{call}, in.Mode, in.AllowInteractiveAuthentication)
 
 	case "Check":
 		var in struct {
@@ -3054,7 +3653,34 @@ type Image (
     # Disk space that the image takes, in bytes. Absent when unknown.
     usage: ?int,
     # D-Bus object path of the image below /org/freedesktop/machine1/image.
-    object_path: string
+    object_path: string,
+    # What is not in the list. There only when it was asked for.
+    details: ?ImageDetails
+)
+
+# What machined knows of an image beside what it lists, and what is written in it.
+type ImageDetails (
+    # Path of the directory, the file or the device on this host.
+    path: ?string,
+    # Bytes that the image may take. Absent when there is no limit, or none is known.
+    limit: ?int,
+    # Bytes that the image shares with no other one. Absent when unknown.
+    usage_exclusive: ?int,
+    # Bytes that the image may take without sharing them. Absent when there is no limit, or none is
+    # known.
+    limit_exclusive: ?int,
+    # What is in its /etc/hostname. Absent when there is none.
+    hostname: ?string,
+    # What is in its /etc/machine-id, 32 hexadecimal digits. Absent when there is none.
+    machine_id: ?string,
+    # What is in its /etc/machine-info, each as NAME=VALUE. Empty when there is none.
+    machine_info: ?[]string,
+    # What is in its os-release file, each as NAME=VALUE. Empty when there is none.
+    os_release: ?[]string,
+    # The pieces that could not be had; an empty list when there is none. What is written in an
+    # image cannot be had while a machine uses it (System.Error.EBUSY), nor of a disk image without
+    # an operating system.
+    missing: []Missing
 )
 
 # List All Registered Machines.
@@ -3406,14 +4032,47 @@ method MapToMachineGroup(
 )
 
 # List All Machine Images.
-# Lists the images of machines, sorted by name. Mirrors ListImages() on D-Bus.
-# Errors: Failed, Unavailable, Timeout.
+# Lists the images of machines, sorted by name. A call with the flag ` + "`" + `more` + "`" + ` gets a reply for each
+# image, as soon as it is known; one with an empty list when there is none. Mirrors ListImages() on
+# D-Bus and, for the details, what GetImage mirrors.
+# Errors: Busy, Failed, Unavailable, Timeout.
 method ListImages(
     # Also list the host's own file system, as image .host. False when left out.
-    all: ?bool
+    all: ?bool,
+    # List only images of this type.
+    type: ?(directory, subvolume, raw, block),
+    # List only images that are marked read-only, or only those that are not.
+    read_only: ?bool,
+    # Also say what is not in the list, in the field details. Such a call is guarded, as
+    # systemd-machined does it from systemd 261 on, and may take long, as a disk image has to be
+    # opened for it. False when left out.
+    details: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
 ) -> (
     # The images; an empty list when there is none.
     images: []Image
+)
+
+# Get An Image By Name.
+# Returns one image. Mirrors GetImage(name) on D-Bus and, for the details, the properties of the
+# object that it returns, GetImageHostname(), GetImageMachineID(), GetImageMachineInfo() and
+# GetImageOSRelease().
+# Errors: NoSuchImage, Busy, Failed, Unavailable, Timeout.
+method GetImage(
+    # Name of the image, as ListImages shows it. The host's own file system is .host.
+    name: string,
+    # Also say what is not in the list, in the field details. Such a call is guarded, as
+    # systemd-machined does it from systemd 261 on, and may take long, as a disk image has to be
+    # opened for it. False when left out.
+    details: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # The image.
+    image: Image
 )
 
 # Remove A Machine Image.
@@ -3472,6 +4131,83 @@ method StartMachine(
     # agent of the user's session. False when left out.
     allowInteractiveAuthentication: ?bool
 ) -> ()
+
+# Mark A Machine Image Read-Only.
+# Marks an image read-only, or takes that mark from it. Of a disk image and a block device it is the
+# permission to write, of a subvolume its own flag, of a directory its attribute "immutable", which
+# not each file system has: NotSupported there. Mirrors MarkImageReadOnly(name, read_only) on D-Bus.
+# Errors: NoSuchImage, ReadOnly, Busy, Failed, NotSupported, Unavailable, Timeout.
+method MarkImageReadOnly(
+    # Name of the image, as ListImages shows it. The host's own file system is .host.
+    name: string,
+    # Whether the image is marked read-only from now on.
+    read_only: bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
+# Limit The Disk Space Of A Machine Image.
+# Sets how much disk space an image may take. NotSupported for anything but a btrfs subvolume, and
+# where the quota of that btrfs is off; SetPoolLimit turns it on. Mirrors SetImageLimit(name, limit)
+# on D-Bus.
+# Errors: NoSuchImage, ReadOnly, Busy, Failed, NotSupported, Unavailable, Timeout.
+method SetImageLimit(
+    # Name of the image, as ListImages shows it. The host's own file system is .host.
+    name: string,
+    # Bytes that the image may take. No limit when left out.
+    limit: ?int,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
+# Get The Storage Of Machine Images.
+# Says where machined keeps images and how much space they take and may take. This is about every
+# image: the policy of the socket refuses it unless its images have the glob *. Mirrors the
+# properties PoolPath, PoolUsage and PoolLimit on D-Bus.
+# Errors: Failed, Unavailable, Timeout.
+method GetPool() -> (
+    # Path of the directory.
+    path: string,
+    # Bytes that the images take. Absent when unknown, as it is anywhere but on btrfs.
+    usage: ?int,
+    # Bytes that they may take. Absent when there is no limit, or none is known.
+    limit: ?int
+)
+
+# Limit The Disk Space Of All Machine Images.
+# Sets how much disk space all images together may take, and turns the quota of their btrfs on.
+# NotSupported where /var/lib/machines is not on btrfs. This is about every image: the policy of the
+# socket refuses it unless its images have the glob *. Mirrors SetPoolLimit(limit) on D-Bus.
+# Errors: Busy, Failed, NotSupported, Unavailable, Timeout.
+method SetPoolLimit(
+    # Bytes that all images may take. No limit when left out.
+    limit: ?int,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
+# Remove Machine Images In Bulk.
+# Removes images that no machine uses, and replies when they are gone, which can take minutes. It
+# has to be called with the flag ` + "`" + `more` + "`" + `, as it has a reply for each image that was removed; when
+# there was none, one reply without a name. This is about every image: the policy of the socket
+# refuses it unless its images have the glob *. Mirrors CleanPool(mode) on D-Bus.
+# Errors: Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
+method CleanPool(
+    # Whether to remove hidden images, whose names begin with a dot, such as those that downloads
+    # leave behind; or all, except the host's own.
+    mode: (hidden, all),
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Name of the image. Absent when no image was removed.
+    name: ?string,
+    # Bytes that it took. Absent when unknown.
+    usage: ?int
+)
 
 # Say Whether A Call Would Be Allowed.
 # Says whether a call would be allowed, without making it: whether the policy of this socket lets it

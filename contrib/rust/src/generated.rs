@@ -45,11 +45,17 @@ pub(crate) trait Machine1 {
     async fn map_to_machine_user(&mut self, uid: i64) -> zlink::Result<Result<MapToMachineUserOutput, AnyError>>;
     async fn map_from_machine_group(&mut self, name: &str, gid: i64) -> zlink::Result<Result<MapFromMachineGroupOutput, AnyError>>;
     async fn map_to_machine_group(&mut self, gid: i64) -> zlink::Result<Result<MapToMachineGroupOutput, AnyError>>;
-    async fn list_images(&mut self, all: Option<bool>) -> zlink::Result<Result<ListImagesOutput, AnyError>>;
+    async fn list_images(&mut self, all: Option<bool>, #[zlink(rename = "type")] r#type: Option<&str>, read_only: Option<bool>, details: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ListImagesOutput, AnyError>>;
+    async fn get_image(&mut self, name: &str, details: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<GetImageOutput, AnyError>>;
     async fn remove_image(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn clone_image(&mut self, name: &str, dest: &str, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn rename_image(&mut self, name: &str, dest: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn start_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn mark_image_read_only(&mut self, name: &str, read_only: bool, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn set_image_limit(&mut self, name: &str, limit: Option<i64>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn get_pool(&mut self) -> zlink::Result<Result<GetPoolOutput, AnyError>>;
+    async fn set_pool_limit(&mut self, limit: Option<i64>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn clean_pool(&mut self, mode: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<CleanPoolOutput, AnyError>>;
     async fn check(&mut self, method: &str, parameters: Option<&serde_json::Value>) -> zlink::Result<Result<CheckOutput, AnyError>>;
 }
 
@@ -281,11 +287,24 @@ impl Client {
     }
 
     /// List All Machine Images.
-    /// Lists the images of machines, sorted by name. Mirrors ListImages() on D-Bus.
-    /// Errors: Failed, Unavailable, Timeout.
-    pub async fn list_images(&mut self, all: Option<bool>) -> crate::Result<ListImagesOutput> {
+    /// Lists the images of machines, sorted by name. A call with the flag `more` gets a reply for each
+    /// image, as soon as it is known; one with an empty list when there is none. Mirrors ListImages() on
+    /// D-Bus and, for the details, what GetImage mirrors.
+    /// Errors: Busy, Failed, Unavailable, Timeout.
+    pub async fn list_images(&mut self, all: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ListImagesOutput> {
         self.begin()?;
-        let result = self.connection.list_images(all).await;
+        let result = self.connection.list_images(all, allow_interactive_authentication).await;
+        self.end(result)
+    }
+
+    /// Get An Image By Name.
+    /// Returns one image. Mirrors GetImage(name) on D-Bus and, for the details, the properties of the
+    /// object that it returns, GetImageHostname(), GetImageMachineID(), GetImageMachineInfo() and
+    /// GetImageOSRelease().
+    /// Errors: NoSuchImage, Busy, Failed, Unavailable, Timeout.
+    pub async fn get_image(&mut self, name: &str, details: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<GetImageOutput> {
+        self.begin()?;
+        let result = self.connection.get_image(name, details, allow_interactive_authentication).await;
         self.end(result)
     }
 
@@ -330,6 +349,62 @@ impl Client {
         self.begin()?;
         let result = self.connection.start_machine(name, allow_interactive_authentication).await;
         self.end(Nothing::expected(result))
+    }
+
+    /// Mark A Machine Image Read-Only.
+    /// Marks an image read-only, or takes that mark from it. Of a disk image and a block device it is the
+    /// permission to write, of a subvolume its own flag, of a directory its attribute "immutable", which
+    /// not each file system has: NotSupported there. Mirrors MarkImageReadOnly(name, read_only) on D-Bus.
+    /// Errors: NoSuchImage, ReadOnly, Busy, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn mark_image_read_only(&mut self, name: &str, read_only: bool, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.mark_image_read_only(name, read_only, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
+    /// Limit The Disk Space Of A Machine Image.
+    /// Sets how much disk space an image may take. NotSupported for anything but a btrfs subvolume, and
+    /// where the quota of that btrfs is off; SetPoolLimit turns it on. Mirrors SetImageLimit(name, limit)
+    /// on D-Bus.
+    /// Errors: NoSuchImage, ReadOnly, Busy, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn set_image_limit(&mut self, name: &str, limit: Option<i64>, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.set_image_limit(name, limit, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
+    /// Get The Storage Of Machine Images.
+    /// Says where machined keeps images and how much space they take and may take. This is about every
+    /// image: the policy of the socket refuses it unless its images have the glob *. Mirrors the
+    /// properties PoolPath, PoolUsage and PoolLimit on D-Bus.
+    /// Errors: Failed, Unavailable, Timeout.
+    pub async fn get_pool(&mut self) -> crate::Result<GetPoolOutput> {
+        self.begin()?;
+        let result = self.connection.get_pool().await;
+        self.end(result)
+    }
+
+    /// Limit The Disk Space Of All Machine Images.
+    /// Sets how much disk space all images together may take, and turns the quota of their btrfs on.
+    /// NotSupported where /var/lib/machines is not on btrfs. This is about every image: the policy of the
+    /// socket refuses it unless its images have the glob *. Mirrors SetPoolLimit(limit) on D-Bus.
+    /// Errors: Busy, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn set_pool_limit(&mut self, limit: Option<i64>, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.set_pool_limit(limit, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
+    /// Remove Machine Images In Bulk.
+    /// Removes images that no machine uses, and replies when they are gone, which can take minutes. It
+    /// has to be called with the flag `more`, as it has a reply for each image that was removed; when
+    /// there was none, one reply without a name. This is about every image: the policy of the socket
+    /// refuses it unless its images have the glob *. Mirrors CleanPool(mode) on D-Bus.
+    /// Errors: Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
+    pub async fn clean_pool(&mut self, mode: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<CleanPoolOutput> {
+        self.begin()?;
+        let result = self.connection.clean_pool(mode, allow_interactive_authentication).await;
+        self.end(result)
     }
 
     /// Say Whether A Call Would Be Allowed.
@@ -422,6 +497,27 @@ pub struct MapToMachineGroupOutput {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct ListImagesOutput {
     pub images: Vec<Image>,
+}
+
+/// Output parameters for the GetImage method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct GetImageOutput {
+    pub image: Image,
+}
+
+/// Output parameters for the GetPool method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct GetPoolOutput {
+    pub path: String,
+    pub usage: Option<i64>,
+    pub limit: Option<i64>,
+}
+
+/// Output parameters for the CleanPool method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct CleanPoolOutput {
+    pub name: Option<String>,
+    pub usage: Option<i64>,
 }
 
 /// Output parameters for the Check method.
@@ -528,6 +624,34 @@ pub struct Image {
     pub usage: Option<i64>,
     /// D-Bus object path of the image below /org/freedesktop/machine1/image.
     pub object_path: String,
+    /// What is not in the list. There only when it was asked for.
+    pub details: Option<ImageDetails>,
+}
+
+/// What machined knows of an image beside what it lists, and what is written in it.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ImageDetails {
+    /// Path of the directory, the file or the device on this host.
+    pub path: Option<String>,
+    /// Bytes that the image may take. Absent when there is no limit, or none is known.
+    pub limit: Option<i64>,
+    /// Bytes that the image shares with no other one. Absent when unknown.
+    pub usage_exclusive: Option<i64>,
+    /// Bytes that the image may take without sharing them. Absent when there is no limit, or none is
+    /// known.
+    pub limit_exclusive: Option<i64>,
+    /// What is in its /etc/hostname. Absent when there is none.
+    pub hostname: Option<String>,
+    /// What is in its /etc/machine-id, 32 hexadecimal digits. Absent when there is none.
+    pub machine_id: Option<String>,
+    /// What is in its /etc/machine-info, each as NAME=VALUE. Empty when there is none.
+    pub machine_info: Option<Vec<String>>,
+    /// What is in its os-release file, each as NAME=VALUE. Empty when there is none.
+    pub os_release: Option<Vec<String>>,
+    /// The pieces that could not be had; an empty list when there is none. What is written in an
+    /// image cannot be had while a machine uses it (System.Error.EBUSY), nor of a disk image without
+    /// an operating system.
+    pub missing: Vec<Missing>,
 }
 
 /// Errors that can occur in this interface.
