@@ -44,7 +44,11 @@ $(VENV)/ready: pyproject.toml
 /usr/bin/groff /usr/bin/mandoc:
 	apt-get update -q && apt-get install -y -q groff-base mandoc
 
-test: lint /usr/bin/dbus-daemon /usr/sbin/ip /usr/bin/groff /usr/bin/mandoc build/bench-client
+# A file system with quotas, for limits of images.
+/usr/sbin/mkfs.btrfs:
+	apt-get update -q && apt-get install -y -q btrfs-progs
+
+test: lint /usr/bin/dbus-daemon /usr/sbin/ip /usr/sbin/mkfs.btrfs /usr/bin/groff /usr/bin/mandoc build/bench-client
 	$(RUN) -m pytest
 
 lint: $(VENV)/ready

@@ -48,6 +48,12 @@ TABLE = """
     RemoveImage         no     no         ask     ask
     CloneImage          no     no         ask     ask
     RenameImage         no     no         ask     ask
+    GetImage            no     yes        yes     yes
+    MarkImageReadOnly   no     no         ask     ask
+    SetImageLimit       no     no         ask     ask
+    GetPool             no     yes        yes     yes
+    SetPoolLimit        no     no         no      ask
+    CleanPool           no     no         no      ask
 """
 PASSES, DENIED, PASSWORD = (
     "passes",
@@ -71,6 +77,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "BindMountMachine": {"name": "nope", "src": "/etc"},
     "ListMachines": {},
     "ListImages": {},
+    "MarkImageReadOnly": {"name": "nope", "read_only": True},
+    "GetPool": {},
+    "SetPoolLimit": {},
+    "CleanPool": {"mode": "hidden"},
     "Check": {"method": "ListMachines"},
     "CopyFromMachine": {"name": "nope", "src": "/etc/passwd", "dest": "/run/nothing"},
     "CopyToMachine": {"name": "nope", "src": "/etc/passwd", "dest": "/run/nothing"},
@@ -123,8 +133,9 @@ def outcomes(path: str, methods: list[str]) -> dict[str, str]:
     found = {}
     with Client(path) as client:
         for method in methods:
+            client.send(method, ARGUMENTS.get(method, {"name": "nope"}), more=method == "CleanPool")
             try:
-                client.call(method, ARGUMENTS.get(method, {"name": "nope"}))
+                client.reply()
                 found[method] = PASSES
             except CallError as error:
                 found[method] = PASSES if error.name in MISSING else error.name

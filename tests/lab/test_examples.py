@@ -21,7 +21,7 @@ import yaml
 from .conftest import boot
 from .host import SUITES, Host
 from .test_machines import eventually
-from .varlink import call, has_varlinkctl, images, machines
+from .varlink import busctl, call, has_varlinkctl, images, machines
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "contrib/man/io.machine1.7"
@@ -159,6 +159,20 @@ def renames_an_image(host: Host, example: Example) -> None:
     assert images(host).keys() & set(parameters.values()) == {parameters["dest"]}
 
 
+def gets_an_image(host: Host, example: Example) -> None:
+    host.image(example.contract["parameters"]["name"])
+    printed, image = json.loads(runs(host, example)), example.contract["reply"]["image"]
+    same(printed["image"], image)
+
+
+def marks_an_image(host: Host, example: Example) -> None:
+    parameters = example.contract["parameters"]
+    host.image(parameters["name"])
+    assert runs(host, example) in ("", "{}")
+    assert images(host)[parameters["name"]]["read_only"] is parameters["read_only"]
+    busctl(host, "MarkImageReadOnly", "sb", parameters["name"], "false")
+
+
 def forgets(host: Host, example: Example) -> None:
     terminates(host, example)
     host.end_guest(GUEST)
@@ -208,10 +222,13 @@ EFFECTS: dict[str, Callable[[Host, Example], None]] = {
     "MapFromMachineUser": printed_as_written,
     "MapFromMachineGroup": printed_as_written,
     "ListImages": lists_images,
+    "GetImage": gets_an_image,
     "RemoveImage": removes_an_image,
     "CloneImage": clones_an_image,
     "RenameImage": renames_an_image,
     "StartMachine": starts,
+    "MarkImageReadOnly": marks_an_image,
+    "GetPool": printed_as_written,
     "Check": printed_as_written,
 }
 

@@ -101,10 +101,7 @@ def test_the_bridges_user_may_do_what_it_offers_and_no_more(host: Host) -> None:
         ["OpenMachineShell", "sssasas", ".host", "", "", "0", "0"],
         ["OpenMachineRootDirectory", "s", ".host"],
         ["RegisterMachine", "sayssus", "x", "0", "x", "container", "1", "/"],
-        ["GetImageOSRelease", "s", GUEST],
-        ["MarkImageReadOnly", "sb", GUEST, "true"],
-        ["SetPoolLimit", "t", "1000000000"],
-        ["CleanPool", "s", "hidden"],
+        ["CreateMachine", "sayssusa(sv)", "x", "0", "x", "container", "1", "/", "0"],
         ["GetMachineSSHInfo", "s", GUEST],
     ):
         done = host.run(["busctl", "call", *manager, *arguments], user="machine1-bridge", check=False)
