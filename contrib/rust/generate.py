@@ -39,7 +39,7 @@ METHOD = re.compile(
     r"(?P<docs>(?: *///.*\n)*) *async fn (?P<name>\w+)\(&mut self(?P<arguments>.*)\)"
     r" -> zlink::Result<Result<(?P<output>.+), Machine1Error>>;\n"
 )
-ARGUMENT = re.compile(r"(?:#\[zlink\(.*?\)\] )?(\w+): (.+?)(?=, (?:#|\w+: )|$)")
+ARGUMENT = re.compile(r"(?:#\[zlink\(.*?\)\] )?((?:r#)?\w+): (.+?)(?=, (?:#|(?:r#)?\w+: )|$)")
 
 
 def codegen(varlink: Path = VARLINK) -> str:

@@ -291,9 +291,9 @@ impl Client {
     /// image, as soon as it is known; one with an empty list when there is none. Mirrors ListImages() on
     /// D-Bus and, for the details, what GetImage mirrors.
     /// Errors: Busy, Failed, Unavailable, Timeout.
-    pub async fn list_images(&mut self, all: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ListImagesOutput> {
+    pub async fn list_images(&mut self, all: Option<bool>, r#type: Option<&str>, read_only: Option<bool>, details: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ListImagesOutput> {
         self.begin()?;
-        let result = self.connection.list_images(all, allow_interactive_authentication).await;
+        let result = self.connection.list_images(all, r#type, read_only, details, allow_interactive_authentication).await;
         self.end(result)
     }
 
