@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from jeepney import Header, HeaderFields, Message, MessageFlag, MessageType
 from jeepney.auth import BEGIN, Authenticator
@@ -82,6 +82,29 @@ class Answer:
         return checked
 
 
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One that came to a Bus which listens. `sender` is the unique name that the bus itself put there."""
+
+    sender: str
+    interface: str
+    member: str
+    body: tuple[Any, ...]
+
+
+class Listener(Protocol):
+    """Hears what comes to a connection beside replies. Both are called in turns of the loop's own.
+
+    A signal is handed over by the same queue as a reply: whoever waits for a reply goes on after the signals that were
+    sent before it, and before those that were sent after it.
+    """
+
+    def heard(self, signal: Signal) -> None: ...
+
+    def broke(self) -> None:
+        """The connection ended, and signals may have been lost."""
+
+
 class Repeated:
     """A message that is sent often, without file descriptors: in bytes but for its serial number."""
 
@@ -99,12 +122,13 @@ class Repeated:
 class _Connection:
     """One connection to the bus, from its first byte to its end."""
 
-    def __init__(self, loop: Loop, retired: "_Told", over: "_Told") -> None:
+    def __init__(self, loop: Loop, retired: "_Told", over: "_Told", listener: Listener | None = None) -> None:
         """`retired` is told when it takes no more calls, `over` when it has ended.
 
         Raises OSError when there is no bus.
         """
         self._loop = loop
+        self._listener = listener
         self._tell_retired, self._tell_over = retired, over
         self._serials = count(1)
         self._pending: dict[int, Future[Answer]] = {}
@@ -296,7 +320,8 @@ class _Connection:
             self.ready.resolve(None)
 
     def _dispatch(self, message: bytes) -> None:
-        """Give a reply to who waits for it. All else is dropped undecoded: anybody may send signals to this connection.
+        """Give a reply to who waits for it, and a signal to who listens. All else is dropped undecoded, as are signals
+        where nobody listens: anybody may send them to this connection.
 
         Each message says how many file descriptors are its own, so reading ahead mixes nothing up.
         """
@@ -311,12 +336,28 @@ class _Connection:
                 self._came_late(serial)
                 return
             future = self._pending.pop(serial, None)
+        elif header.message_type == MessageType.signal and self._listener is not None:
+            self._hear(self._listener, header, Answer(header, message[end + -end % 8 :], received))
+            return
         if future is None:
             fds.close(received)
             return
         if not future.resolve(Answer(header, message[end + -end % 8 :], received)):
             fds.close_untaken(received, self._loop.call_later)
         self._end_if_done()
+
+    def _hear(self, listener: Listener, header: Header, content: Answer) -> None:
+        fields = header.fields
+        sender, interface, member = (
+            fields.get(field, "") for field in (HeaderFields.sender, HeaderFields.interface, HeaderFields.member)
+        )
+        try:
+            signal = Signal(sender, interface, member, content.body())
+        except DBusError as error:
+            self.close(f"the system bus sent nonsense: {error.message}")
+            return
+        fds.close(content.received)
+        self._loop.call_soon(partial(listener.heard, signal))
 
     def _came_late(self, serial: int) -> None:
         self._abandoned.discard(serial)
@@ -333,9 +374,16 @@ _Told: TypeAlias = Callable[[_Connection], None]
 class Bus:
     """Calls over the system bus, by a connection of its own."""
 
-    def __init__(self, loop: Loop, per_user: int = CALLS_MAX, waiting_max: int = WAITING_MAX) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        per_user: int = CALLS_MAX,
+        waiting_max: int = WAITING_MAX,
+        listener: Listener | None = None,
+    ) -> None:
         """With so many calls of one user under way, and so many of all users that wait: see Turns."""
         self._loop = loop
+        self._listener = listener
         self._connection: _Connection | None = None  # for the next call
         self._connections: set[_Connection] = set()
         self.turns = Turns(loop, CALLS_MAX, per_user, waiting_max)
@@ -414,7 +462,7 @@ class Bus:
 
     def _connect(self) -> _Connection:
         try:
-            connection = _Connection(self._loop, self._retire, self._forget)
+            connection = _Connection(self._loop, self._retire, self._forget, self._listener)
         except (OSError, RuntimeError) as error:
             raise errors.Unavailable(f"no system bus: {error}") from error
         self._connections.add(connection)
@@ -428,6 +476,8 @@ class Bus:
     def _forget(self, connection: _Connection) -> None:
         self._retire(connection)
         self._connections.discard(connection)
+        if self._listener is not None:
+            self._loop.call_soon(self._listener.broke)
 
 
 class _Patience:

@@ -12,9 +12,9 @@ from .bus import DBusError
 from .errors import VarlinkError
 from .listed import Machine
 from .machined import Machined
+from .shapes import INT_MAX
 
 STATES = ("opening", "running", "closing")
-INT_MAX = 2**63 - 1
 UNKNOWN = 2**32 - 1  # of a UID, and of an address in AF_VSOCK
 UNKNOWN_PROPERTY = "org.freedesktop.DBus.Error.UnknownProperty"
 

@@ -68,7 +68,8 @@ class Dispatcher:
                 reply = await self._check(peer, parameters, entry)
             else:
                 function = method.streamed if call.more and method.streamed else method.function
-                reply = await function(self._machined.on_behalf_of(peer.uid, self._authorizer), parameters)
+                machined = self._machined.on_behalf_of(peer.uid, self._authorizer, peer.left)
+                reply = await function(machined, parameters)
             if not reply.message:
                 self._authorizer.policy.filter(call.method, reply.parameters)
         except Exception as error:
@@ -84,6 +85,7 @@ class Dispatcher:
             if peer.left.done:
                 reply.close()
                 raise Unavailable("machine1-bridge stops")
+            self._authorizer.policy.require_method(call.method)  # it may be another one, after a long wait
             self._authorizer.policy.filter(call.method, reply.parameters)
         except Exception as error:
             end = Entry(call, peer, self._authorizer.policy.name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .bus import DBusError
-from .details import INT_MAX, UNKNOWN_PROPERTY, missing_piece
+from .details import UNKNOWN_PROPERTY, missing_piece
 from .errors import NoSuchImage, NotSupported, VarlinkError
 from .listed import Image, Images
 from .loop import Future
@@ -16,8 +16,8 @@ from .machined import Machined
 from .machines import HOST
 from .messages import Parameters, Reply
 from .replies import OneByOne, shared
+from .shapes import INT_MAX, image_of
 
-TYPES = ("directory", "subvolume", "raw", "block")
 # What machined says for no limit, and for a size that it does not know.
 UINT64_MAX = 2**64 - 1
 
@@ -32,7 +32,7 @@ async def list_images(machined: Machined, parameters: Parameters) -> Reply:
     images = await machined.images()
 
     def listed() -> dict[str, Any]:
-        return {"images": [_image(*entry) for entry in _matching(images, parameters)]}
+        return {"images": [image_of(entry) for entry in _matching(images, parameters)]}
 
     if _FILTERS.keys() & parameters.keys():
         return Reply(listed())
@@ -52,7 +52,7 @@ async def get_image(machined: Machined, parameters: Parameters) -> Reply:
     if entry is None:
         raise NoSuchImage(name)
     if not parameters.get("details", False):
-        return shared(machined, images, name, lambda: {"image": _image(*entry)})
+        return shared(machined, images, name, lambda: {"image": image_of(entry)})
     image = await _describe(machined, entry, True)
     if image is None:
         raise NoSuchImage(name)
@@ -142,21 +142,6 @@ def _matching(images: Images, parameters: Parameters) -> list[Image]:
     return found
 
 
-def _image(
-    name: str, image_type: str, read_only: bool, ctime: int, mtime: int, usage: int, object_path: str
-) -> dict[str, object]:
-    """Unknown is 0 for a time and UINT64_MAX for a size in machined; here both are absent, as is what no int holds."""
-    image: dict[str, object] = {"name": name}
-    if image_type in TYPES:
-        image["type"] = image_type
-    image["read_only"] = read_only
-    for key, value, smallest in (("ctime", ctime, 1), ("mtime", mtime, 1), ("usage", usage, 0)):
-        if smallest <= value <= INT_MAX:
-            image[key] = value
-    image["object_path"] = object_path
-    return image
-
-
 def _path(properties: Mapping[str, Any], name: str) -> str:
     if not isinstance(path := properties.get(name), str):
         raise DBusError(UNKNOWN_PROPERTY, f"machined does not say {name}")
@@ -177,11 +162,11 @@ _PROPERTIES = ("path", *_SIZES)
 async def _describe(machined: Machined, entry: Image, detailed: bool) -> dict[str, Any] | None:
     """The image; None if it has been removed since it was listed. With details if it still is shown by then."""
     if not detailed:
-        return _image(*entry)
+        return image_of(entry)
     if not machined.shown.shows_image(entry[0]):
         return None
     details = await _details(machined, entry)
-    return None if details is None else {**_image(*entry), "details": details}
+    return None if details is None else {**image_of(entry), "details": details}
 
 
 async def _details(machined: Machined, entry: Image) -> dict[str, Any] | None:

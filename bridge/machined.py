@@ -6,18 +6,20 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from jeepney import DBusAddress, new_method_call
-from jeepney.bus_messages import message_bus
+from jeepney import DBusAddress, HeaderFields, new_method_call
+from jeepney.bus_messages import MatchRule, message_bus
 from jeepney.fds import FileDescriptor
 
 from . import errors
-from .bus import DEADLINE, Bus, DBusError
+from .bus import DEADLINE, Bus, DBusError, Signal
 from .limits import Limits
-from .listed import Images, Machines
+from .listed import Image, Images, Machine, Machines
 from .loop import Future, Loop
+from .pool import Pool
 from .reads import Read
 from .remembered import Remembered
 from .turns import ROOT
+from .watch import Changes, ImageWatch, MachineWatch, Told, wait_for_machine
 
 T = TypeVar("T")
 
@@ -37,6 +39,10 @@ SLOW = (
     "CopyFromMachine", "CopyToMachine", "CopyFromMachineWithFlags", "CopyToMachineWithFlags",
     "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift", "CloneImage", "RemoveImage", "CleanPool",
     "GetImageHostname", "GetImageMachineID", "GetImageMachineInfo", "GetImageOSRelease",
+)  # fmt: skip
+# After these images are others, or may be.
+CHANGE_IMAGES = (
+    "CloneImage", "RemoveImage", "RenameImage", "MarkImageReadOnly", "SetImageLimit", "SetPoolLimit", "CleanPool",
 )  # fmt: skip
 # From which version of systemd on machined does it for others than root: org.freedesktop.machine1(5), "History".
 SINCE = {"OpenMachinePTY": 258}
@@ -114,6 +120,66 @@ class Rules:
     changes: int = 0
 
 
+class Signals:
+    """What machined says by itself of machines, and its list: over a connection of their own, in one order."""
+
+    def __init__(self, loop: Loop, told: Told) -> None:
+        self._bus = Bus(loop, listener=self)
+        self._told = told
+        self._owner = ""  # of machined's name: anybody may send signals that say they are machined's
+        self._closed = False
+
+    async def open(self) -> None:
+        """From now on machined's signals come. Raises what Bus.call raises."""
+        owner = MatchRule(
+            type="signal", sender=message_bus.bus_name, interface=message_bus.interface, member="NameOwnerChanged"
+        )
+        owner.add_arg_condition(0, _MANAGER.bus_name)
+        rules = [owner]
+        for member in ("MachineNew", "MachineRemoved"):
+            rules.append(
+                MatchRule(
+                    type="signal",
+                    sender=_MANAGER.bus_name,
+                    interface=_MANAGER.interface,
+                    member=member,
+                    path=_MANAGER.object_path,
+                )
+            )
+        for rule in rules:
+            await self._bus.call(message_bus.AddMatch(rule), "")
+
+    async def machines(self) -> Machines:
+        """What machined lists, after all the signals that it sent before. Raises what Bus.call raises."""
+        answer = await self._bus.ask(new_method_call(_MANAGER, "ListMachines"), READS["ListMachines"])
+        self._owner = answer.header.fields.get(HeaderFields.sender, "")
+        return machines_by_name(answer.body())
+
+    def close(self) -> None:
+        self._closed = True
+        self._bus.close()
+
+    def heard(self, signal: Signal) -> None:
+        if self._closed:
+            return
+        match signal.interface, signal.member, signal.body:
+            case message_bus.interface, "NameOwnerChanged", (_MANAGER.bus_name, str(old), str(new)):
+                if signal.sender == message_bus.bus_name:
+                    self._owner = new
+                    if old:
+                        self._told.moved(False)
+                    if new:
+                        self._told.moved(True)
+            case _MANAGER.interface, "MachineNew", (str(name), str(path)) if signal.sender == self._owner:
+                self._told.added(name, path)
+            case _MANAGER.interface, "MachineRemoved", (str(name), _) if signal.sender == self._owner:
+                self._told.removed(name)
+
+    def broke(self) -> None:
+        if not self._closed:
+            self._told.broke()
+
+
 class Machined:
     """Calls to systemd-machined's manager object.
 
@@ -122,6 +188,8 @@ class Machined:
     """
 
     shown: Shown = _Everything()
+    # Resolved when the client leaves that is called for.
+    left: Future[None] | None = None
 
     def __init__(self, loop: Loop, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
         self._loop = loop
@@ -133,15 +201,17 @@ class Machined:
             loop, self._reads, new_method_call(_MANAGER, "ListImages"), READS["ListImages"], images_by_name
         )
         self._remembered = Remembered()
+        self._machine_watch = MachineWatch(loop, lambda told: Signals(loop, told))
+        self._image_watch = ImageWatch(loop, self.images, Pool())
         self._quick = Bus(loop, AT_ONCE, limits.waiting_calls)
         self._slow = Bus(loop, limits.calls_per_user, limits.waiting_calls)
         self._user = ROOT
         self._rules = Rules()
 
-    def on_behalf_of(self, user: int, shown: Shown) -> "Machined":
-        """The same, for the calls of this user, for whom there is what is shown."""
+    def on_behalf_of(self, user: int, shown: Shown, left: Future[None] | None = None) -> "Machined":
+        """The same, for the calls of this user, for whom there is what is shown, until the client has `left`."""
         view = object.__new__(type(self))
-        view.__dict__ = self.__dict__ | {"_user": user, "shown": shown}
+        view.__dict__ = self.__dict__ | {"_user": user, "shown": shown, "left": left}
         return view
 
     @property
@@ -152,6 +222,8 @@ class Machined:
     def change_rules(self, limits: Limits) -> None:
         """Those of another policy, for calls that do not wait yet."""
         self._rules.changes += 1
+        self._machine_watch.renew()
+        self._image_watch.renew()
         self._quick.turns.limit(AT_ONCE, limits.waiting_calls)
         self._slow.turns.limit(limits.calls_per_user, limits.waiting_calls)
 
@@ -187,6 +259,9 @@ class Machined:
             if member in SINCE and _is_too_old(error):
                 raise errors.NotSupported(f"systemd does this from version {SINCE[member]} on") from error
             raise
+        finally:
+            if member in CHANGE_IMAGES:
+                self._image_watch.hint()
 
     async def machine_properties(self, name: str, path: str) -> dict[str, Any]:
         """The properties of a machine's object by name. Raises what Bus.call raises.
@@ -223,7 +298,26 @@ class Machined:
         """Have systemd start it; returns when that is queued. Raises what Bus.call raises."""
         await self._quick.call(new_method_call(_SYSTEMD, "StartUnit", "ss", (unit, "fail")), "o", user=self._user)
 
+    def machine_changes(
+        self, shape: Callable[[Machine], dict[str, object]], *, everything: bool
+    ) -> Changes[Machine]:
+        """The machines and what becomes of them, each in this shape; with the host itself if `everything`."""
+        return Changes(self._machine_watch, self.shown.shows_machine, "machines", shape, everything=everything)
+
+    def image_changes(self, shape: Callable[[Image], dict[str, object]], *, everything: bool) -> Changes[Image]:
+        """As machine_changes."""
+        return Changes(self._image_watch, self.shown.shows_image, "images", shape, everything=everything)
+
+    async def wait_for_machine(self, name: str, *, there: bool, microseconds: int | None) -> Machine | None:
+        """The machine when it is there, or None when it is not. Raises Timeout, and what Bus.call raises."""
+        seconds = None if microseconds is None else microseconds / 1_000_000
+        return await wait_for_machine(
+            self._machine_watch, self.shown.shows_machine, name, there=there, seconds=seconds, left=self.left
+        )
+
     def close(self) -> None:
+        self._machine_watch.end()
+        self._image_watch.end()
         self._remembered.close()
         for bus in (self._reads, self._quick, self._slow):
             bus.close()

@@ -13,9 +13,9 @@ from .listed import Machine
 from .machined import Machined
 from .messages import Parameters, Reply
 from .replies import OneByOne, shared
+from .shapes import machine_of
 
 HOST = ".host"
-CLASSES = ("vm", "container", "host")
 # As machinectl(1) asks an init system: systemd(1), "Signals". SIGRTMIN is 34 for all that use the C library.
 POWEROFF = 34 + 4
 REBOOT = signal.SIGINT.value
@@ -29,7 +29,7 @@ async def list_machines(machined: Machined, parameters: Parameters) -> Reply:
     machines = await machined.machines()
 
     def listed() -> dict[str, Any]:
-        return {"machines": [_machine(*entry) for entry in _matching(machines, parameters)]}
+        return {"machines": [machine_of(entry) for entry in _matching(machines, parameters)]}
 
     if "class" in parameters or "service" in parameters:
         return Reply(listed())
@@ -53,7 +53,7 @@ async def get_machine(machined: Machined, parameters: Parameters) -> Reply:
         raise NoSuchMachine(name)
     if parameters.get("details", False):
         return Reply({"machine": await _describe(machined, machines[name], True)})
-    return shared(machined, machines, name, lambda: {"machine": _machine(*machines[name])})
+    return shared(machined, machines, name, lambda: {"machine": machine_of(machines[name])})
 
 
 async def get_machine_by_pid(machined: Machined, parameters: Parameters) -> Reply:
@@ -183,10 +183,4 @@ def _matching(machines: Mapping[str, Machine], parameters: Parameters) -> list[M
 
 
 async def _describe(machined: Machined, entry: Machine, detailed: bool) -> dict[str, Any]:
-    return _machine(*entry) | ({"details": await details(machined, entry)} if detailed else {})
-
-
-def _machine(name: str, machine_class: str, service: str, object_path: str) -> dict[str, Any]:
-    """A class that a later machined may add is left out, so that the list holds for clients that know but these."""
-    known = {"class": machine_class} if machine_class in CLASSES else {}
-    return {"name": name, **known, "service": service, "object_path": object_path}
+    return machine_of(entry) | ({"details": await details(machined, entry)} if detailed else {})

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from . import images, inside, machines
+from . import images, inside, machines, watching
 from .machined import Machined
 from .messages import Parameters, Reply
 
@@ -78,7 +78,11 @@ METHODS: dict[str, Method] = {
     "io.machine1.CopyFromMachine": Method(inside.copy_from_machine, True, _MACHINE),
     "io.machine1.CopyToMachine": Method(inside.copy_to_machine, True, _MACHINE),
     "io.machine1.BindMountMachine": Method(inside.bind_mount_machine, True, _MACHINE),
+    "io.machine1.WatchMachines": Method(watching.watch_machines, False, {}, streams=True),
+    # Not about the machine: one that is not shown is one that does not come.
+    "io.machine1.WaitMachine": Method(watching.wait_machine, False, {}),
     "io.machine1.ListImages": Method(images.list_images, False, {}, streamed=images.stream_images, details=True),
+    "io.machine1.WatchImages": Method(watching.watch_images, False, {}, streams=True),
     "io.machine1.GetImage": Method(images.get_image, False, _IMAGE, details=True),
     "io.machine1.RemoveImage": Method(images.remove_image, True, _IMAGE),
     "io.machine1.CloneImage": Method(images.clone_image, True, _NEW_IMAGE),

@@ -40,7 +40,7 @@ STARS_MAX = 16
 # Written out, not computed: a new method is in no preset until somebody puts it there.
 _READ_ONLY = frozenset({
     "ListMachines", "GetMachine", "GetMachineByPID", "MapFromMachineUser", "MapFromMachineGroup", "MapToMachineUser",
-    "MapToMachineGroup", "ListImages", "GetImage", "GetPool",
+    "MapToMachineGroup", "WatchMachines", "WaitMachine", "ListImages", "GetImage", "WatchImages", "GetPool",
 })  # fmt: skip
 _MANAGE = _READ_ONLY | {
     "TerminateMachine", "KillMachine", "PoweroffMachine", "RebootMachine", "StartMachine", "UnregisterMachine",
@@ -90,8 +90,12 @@ _MORE: dict[str, dict[str, str]] = {
     "CopyFromMachine": {"src": "guest-path", "dest": "host-path", "replace": "free"} | _ASK,
     "CopyToMachine": {"src": "host-path", "dest": "guest-path", "replace": "free"} | _ASK,
     "BindMountMachine": {"src": "host-path", "dest": "guest-path", "read_only": "free", "mkdir": "free"} | _ASK,
+    "WatchMachines": {"cursor": "free", "all": "free"},
+    # One that is not shown never comes: that needs no decision, and a refusal would end the wait.
+    "WaitMachine": {"name": "free", "state": "free", "timeout": "free"},
     "ListImages": {"all": "free", "type": "free", "read_only": "free", "details": "free"} | _ASK,
     "GetImage": {"details": "free"} | _ASK,
+    "WatchImages": {"cursor": "free", "all": "free"},
     "RemoveImage": _ASK,
     "CloneImage": {"read_only": "free"} | _ASK,
     "RenameImage": _ASK,
@@ -276,7 +280,9 @@ class Policy:
         """Take out of a list what the policy does not show."""
         key, shows = {
             "io.machine1.ListMachines": ("machines", self.shows_machine),
+            "io.machine1.WatchMachines": ("machines", self.shows_machine),
             "io.machine1.ListImages": ("images", self.shows_image),
+            "io.machine1.WatchImages": ("images", self.shows_image),
         }.get(method, ("", None))
         if shows is not None:
             reply[key] = [entry for entry in reply[key] if shows(entry["name"])]

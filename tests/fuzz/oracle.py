@@ -350,6 +350,9 @@ TWICE = {"io.machine1.GetMachineByPID", "io.machine1.StartMachine"}
 UNGUARDED = {f"io.machine1.{name}" for name in (
     "ListMachines", "GetMachine", "GetMachineByPID", "ListImages", "GetImage", "GetPool", *MAPS,
 )}  # fmt: skip
+# These ask machined in their own time, as often as they need, and answer when there is something to say.
+WATCHES = {f"io.machine1.{name}" for name in ("WatchMachines", "WatchImages", "WaitMachine")}
+UNGUARDED |= WATCHES
 # Those that may have several replies, and those that bring a descriptor.
 STREAMED = {f"io.machine1.{name}" for name in ("ListMachines", "ListImages", "CleanPool")}
 # Of these what can be called with `more` alone.
@@ -370,7 +373,7 @@ ROOTS = {f"io.systemd.service.{method}" for method in ("Reload", "SetLogLevel", 
 
 def message_for(method: str, parameters: _Given) -> Message | None:
     """Member, signature and body of the first D-Bus call that a call becomes whose parameters fit."""
-    if method in NOT_THE_HOST and parameters["name"] == ".host":
+    if method in WATCHES or (method in NOT_THE_HOST and parameters["name"] == ".host"):
         return None
     return _MESSAGES[method.removeprefix("io.machine1.")](parameters)
 

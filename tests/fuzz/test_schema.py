@@ -39,12 +39,13 @@ from .stage import EVERYTHING
 
 INVALID = "org.varlink.service.InvalidParameter"
 SCHEMAS = {name: method["parameters"] for name, method in oracle.METHODS.items()}
-MACHINED = {name: schema for name, schema in SCHEMAS.items() if name not in oracle.OWN}
+MACHINED = {name: schema for name, schema in SCHEMAS.items() if name not in oracle.OWN | oracle.WATCHES}
 REQUESTS = {name: fitting(schema) for name, schema in SCHEMAS.items()}
 VIOLATIONS = {name: list(violations_of(schema)) for name, schema in SCHEMAS.items() if schema["properties"]}
 TEXTS = [
     (name, parameter, schema.get("items", schema))
     for name, method in SCHEMAS.items()
+    if name not in oracle.WATCHES
     for parameter, schema in method["properties"].items()
     if "maxLength" in schema.get("items", schema)
 ]
@@ -105,7 +106,9 @@ def call(method: str, parameters: Mapping[str, Any]) -> str:
 
 def least(method: str) -> dict[str, Any]:
     """A request with nothing but what has to be there."""
-    values = {"src": "/web", "level": 0, "pid": 1, "uid": 1, "gid": 1, "read_only": True, "mode": "all"}
+    values = {
+        "src": "/web", "level": 0, "pid": 1, "uid": 1, "gid": 1, "read_only": True, "mode": "all", "state": "gone",
+    }  # fmt: skip
     return {name: values.get(name, "web") for name in SCHEMAS[method].get("required", [])}
 
 

@@ -26,6 +26,9 @@ TABLE = """
     ListMachines        no     yes        yes     yes
     GetMachine          no     yes        yes     yes
     ListImages          no     yes        yes     yes
+    WatchMachines            no     yes        yes     yes
+    WatchImages              no     yes        yes     yes
+    WaitMachine              no     yes        yes     yes
     Check               yes    yes        yes     yes
     GetMachineByPID          no     yes        yes     yes
     MapFromMachineUser       no     yes        yes     yes
@@ -81,16 +84,20 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "GetPool": {},
     "SetPoolLimit": {},
     "CleanPool": {"mode": "hidden"},
+    "WatchMachines": {},
+    "WatchImages": {},
+    "WaitMachine": {"name": "nope", "state": "gone"},
     "Check": {"method": "ListMachines"},
     "CopyFromMachine": {"name": "nope", "src": "/etc/passwd", "dest": "/run/nothing"},
     "CopyToMachine": {"name": "nope", "src": "/etc/passwd", "dest": "/run/nothing"},
     "CloneImage": {"name": "nope", "dest": "other"},
     "RenameImage": {"name": "nope", "dest": "other"},
 }
-# Passed means that machined was asked, about what does not exist; of OpenMachinePTY before 258, what it does not do.
+# Passed means that machined was asked, about what does not exist; of OpenMachinePTY before 258, what it does not do; or
+# that a watch only lacks the flag `more`.
 NO_SUCH_MACHINE = "io.machine1.NoSuchMachine"
 MISSING = {f"io.machine1.NoSuch{what}" for what in ("Machine", "Image", "UserMapping", "GroupMapping")}
-MISSING |= {"io.machine1.NoMachineForPID", "io.machine1.NotSupported"}
+MISSING |= {"io.machine1.NoMachineForPID", "io.machine1.NotSupported", "org.varlink.service.ExpectedMore"}
 RULE = """
 polkit.addRule(function(action, subject) {
     if (action.id.indexOf("io.machine1.") == 0 && subject.user == "www-data")

@@ -104,6 +104,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.MapFromMachineGroup": {"gid": 2},
     "io.machine1.MapToMachineUser": {"uid": 2},
     "io.machine1.MapToMachineGroup": {"gid": 2},
+    "io.machine1.WaitMachine": {"state": "gone"},
     "io.machine1.CloneImage": {"dest": "j"},
     "io.machine1.RenameImage": {"dest": "j"},
     "io.machine1.MarkImageReadOnly": {"read_only": True},
@@ -112,7 +113,9 @@ LEAST: dict[str, dict[str, Any]] = {
 
 
 def least(name: str) -> dict[str, Any]:
-    unnamed = name.rpartition(".")[2].startswith(("List", "GetMachineBy", "MapTo", "GetPool", "SetPool", "CleanPool"))
+    unnamed = name.rpartition(".")[2].startswith(
+        ("List", "Watch", "GetMachineBy", "MapTo", "GetPool", "SetPool", "CleanPool")
+    )
     return LEAST.get(name, {}) if unnamed else {"name": "m", **LEAST.get(name, {})}
 
 

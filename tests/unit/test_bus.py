@@ -27,7 +27,7 @@ from jeepney.fds import FileDescriptor
 from jeepney.low_level import Parser, Struct
 
 from bridge import bus as module
-from bridge.bus import Bus, DBusError, Repeated
+from bridge.bus import Bus, DBusError, Repeated, Signal
 from bridge.errors import Timeout, TooManyOperations, Unavailable
 from bridge.loop import Future, Loop
 from bridge.machined import READS, SLOW, Machined, to_varlink_error
@@ -1235,3 +1235,79 @@ def test_the_deadline_of_a_call_to_machined_is_the_callers(bench: Bench, deadlin
 def test_the_bus_greets_by_its_name() -> None:
     """By which its own errors are told from those of others."""
     assert message_bus.bus_name == "org.freedesktop.DBus"
+
+
+# --- signals --------------------------------------------------------------------------------------------------------
+
+
+class Ears:
+    """A Listener."""
+
+    def __init__(self) -> None:
+        self.log: list[object] = []
+
+    def heard(self, signal: Signal) -> None:
+        self.log.append(signal)
+
+    def broke(self) -> None:
+        self.log.append("broke")
+
+
+@pytest.fixture
+def listening(bench: Bench) -> tuple[Bench, Ears]:
+    """With a connection to a bus that listens."""
+    ears = Ears()
+    bench.bus = Bus(bench.loop, listener=ears)
+    assert bench.works_again()
+    bench.link.calls.clear()
+    return bench, ears
+
+
+def test_signals_and_replies_keep_their_order(listening: tuple[Bench, Ears]) -> None:
+    """All in one piece: who waits for the reply goes on after the signal before it, and before the one after it."""
+    bench, ears = listening
+
+    async def ask() -> None:
+        await bench.bus.call(new_method_call(ADDRESS, "M"), "s")
+        ears.log.append("reply")
+
+    bench.loop.start(ask(), lambda _: None)
+    (call,) = bench.calls(1)
+    before, after = (bench.link.encode(noise(MessageType.signal, "s", (text,))) for text in ("before", "after"))
+    reply = bench.link.encode(new_method_return(call, "s", ("x",)))
+    bench.link.send(before + reply + after)
+    bench.until(lambda: len(ears.log) == 3)
+    assert ears.log == [
+        Signal("", "org.example.Noise", "Noise", ("before",)),
+        "reply",
+        Signal("", "org.example.Noise", "Noise", ("after",)),
+    ]
+
+
+def test_who_listens_is_told_when_signals_may_be_lost(listening: tuple[Bench, Ears]) -> None:
+    bench, ears = listening
+    bench.link.socket.shutdown(socket.SHUT_RDWR)
+    bench.until(lambda: bool(ears.log))
+    assert ears.log == ["broke"]
+
+
+def test_a_signal_that_makes_no_sense_ends_the_connection(listening: tuple[Bench, Ears]) -> None:
+    bench, ears = listening
+    broken = bytearray(bench.link.encode(noise(MessageType.signal, "s", ("text",))))
+    broken[-9:-5] = (1000).to_bytes(4, "little")
+    bench.link.send(bytes(broken))
+    bench.until(lambda: bool(ears.log))
+    assert ears.log == ["broke"]
+
+
+def test_descriptors_of_a_signal_are_closed(listening: tuple[Bench, Ears]) -> None:
+    bench, ears = listening
+    before = open_fds()
+    reader, writer = pair_of_pipe()
+    message = noise(MessageType.signal, "u", (0,))
+    message.header.fields[HeaderFields.unix_fds] = 1
+    bench.link.send(with_indices(bench.link.encode(message), "h"), reader)
+    os.close(reader)
+    os.close(writer)
+    bench.until(lambda: bool(ears.log))
+    assert open_fds() == before

@@ -124,11 +124,16 @@ def test_the_seed_is_kept() -> None:
 
 
 INTERACTIVE = "allowInteractiveAuthentication: ?bool"
+EVENT = "event: (snapshot, resumed, added, removed, changed)"
+CURSOR = "cursor: string, gap: ?(cursor, lagged, restarted, policy), missed: ?int"
 SURFACE = {
     "ListMachines": "(all: ?bool, class: ?(vm, container, host), service: ?string, details: ?bool, "
     f"{INTERACTIVE}) -> (machines: []Machine)",
     "GetMachine": f"(name: string, details: ?bool, {INTERACTIVE}) -> (machine: Machine)",
     "GetMachineByPID": f"(pid: int, details: ?bool, {INTERACTIVE}) -> (machine: Machine)",
+    "WatchMachines": f"(cursor: ?string, all: ?bool) -> ({EVENT}, machines: []Machine, {CURSOR})",
+    "WatchImages": f"(cursor: ?string, all: ?bool) -> ({EVENT}, images: []Image, {CURSOR})",
+    "WaitMachine": "(name: string, state: (running, gone), timeout: ?int) -> (machine: ?Machine)",
     "UnregisterMachine": f"(name: string, {INTERACTIVE}) -> ()",
     "PoweroffMachine": f"(name: string, {INTERACTIVE}) -> ()",
     "RebootMachine": f"(name: string, {INTERACTIVE}) -> ()",
@@ -222,10 +227,11 @@ def test_python_varlink_parses_the_interface() -> None:
 FROM_MACHINED = [name for name in SURFACE if name != "Check"]
 # What a D-Bus error would mean by bridge.machined.ERRORS, but machined never says of these methods.
 LISTS = {"ListMachines", "ListImages"}
+WATCHES = {"WatchMachines", "WatchImages", "WaitMachine"}
 MAPS = {f"Map{way}Machine{kind}" for way in ("From", "To") for kind in ("User", "Group")}
-READS = {*LISTS, "GetMachine", "GetMachineByPID", "GetImage", "GetPool", *MAPS}
+READS = {*LISTS, *WATCHES, "GetMachine", "GetMachineByPID", "GetImage", "GetPool", *MAPS}
 # Of reads, those with details are asked about.
-UNASKED = {"GetPool", *MAPS}
+UNASKED = {"GetPool", *WATCHES, *MAPS}
 UNHEARD_OF = {
     "NotSupported": READS - {"MapFromMachineUser", "MapFromMachineGroup"},
     "ReadOnly": {"StartMachine", "GetImage"},
@@ -334,7 +340,10 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "OpenMachineShell": {"name": "web1"},
     "CopyFromMachine": {"name": "web1", "src": "/etc/hostname"},
     "CopyToMachine": {"name": "web1", "src": "/etc/hostname"},
+    "WatchMachines": {},
+    "WaitMachine": {"name": "web1", "state": "gone"},
     "ListImages": {},
+    "WatchImages": {},
     "RemoveImage": {"name": "debian"},
     "CloneImage": {"name": "debian", "dest": "copy"},
     "RenameImage": {"name": "debian", "dest": "copy"},

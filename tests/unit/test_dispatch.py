@@ -64,7 +64,9 @@ GUARDED = [name for name, method in METHODS.items() if method.guarded]
 # What each method takes at the least.
 LEAST = {
     name: {
-        key: {"src": "/a", "pid": 2, "uid": 2, "gid": 2, "read_only": True, "mode": "all"}.get(key, f"my-{key}")
+        key: {
+            "src": "/a", "pid": 2, "uid": 2, "gid": 2, "read_only": True, "mode": "all", "state": "gone",
+        }.get(key, f"my-{key}")
         for key in method["parameters"].get("required", [])
     }
     for name, method in CONTRACT.methods.items()
@@ -150,6 +152,9 @@ def test_there_are_guarded_methods_and_others() -> None:
         "io.machine1.MapFromMachineUser",
         "io.machine1.MapToMachineGroup",
         "io.machine1.MapToMachineUser",
+        "io.machine1.WaitMachine",
+        "io.machine1.WatchImages",
+        "io.machine1.WatchMachines",
     ]
 
 

@@ -389,18 +389,28 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
     (rules,) = ElementTree.parse(CONTRIB / "dbus/machine1-bridge.conf").getroot()  # noqa: S314 (our own file)
     assert rules.attrib == {"user": "machine1-bridge"}
     # The last rule that fits wins: what is denied comes first.
-    deny, heard, allow = rules[:3], rules[3:5], rules[5:]
+    deny, heard, allow = rules[:3], rules[3:8], rules[8:]
     assert {rule.tag for rule in deny} == {"deny"}
     assert [rule.attrib for rule in deny] == [
         {"send_type": "method_call"},
         {"receive_type": "method_call"},
         {"receive_type": "signal"},
     ]
-    # From the bus itself, what it tells each client.
+    # From the bus itself, what it tells each client and who machined is; from machined, who comes and goes.
     bus = {"receive_sender": "org.freedesktop.DBus", "receive_interface": "org.freedesktop.DBus"}
     assert [rule.attrib for rule in heard] == [
         bus | {"receive_member": "NameAcquired"},
         bus | {"receive_member": "NameLost"},
+        bus | {"receive_member": "NameOwnerChanged"},
+        *(
+            {
+                "receive_sender": "org.freedesktop.machine1",
+                "receive_interface": "org.freedesktop.machine1.Manager",
+                "receive_type": "signal",
+                "receive_member": member,
+            }
+            for member in ("MachineNew", "MachineRemoved")
+        ),
     ]
     assert {rule.tag for rule in (*heard, *allow)} == {"allow"}
     assert {tuple(sorted(rule.attrib)) for rule in allow} == {("send_destination", "send_interface", "send_member")}
@@ -429,6 +439,7 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
     assert sorted(allowed) == sorted(
         [
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "Hello"),
+            ("org.freedesktop.DBus", "org.freedesktop.DBus", "AddMatch"),
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "GetNameOwner"),
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "GetConnectionUnixProcessID"),
             (machine1, "org.freedesktop.DBus.Properties", "GetAll"),

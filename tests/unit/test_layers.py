@@ -30,13 +30,18 @@ ORDER = [
     "polkit",
     "policy",
     "methods",
+    "watching",
     "contract",
     "images",
     "inside",
     "machines",
     "details",
     "replies",
+    "shapes",
     "machined",
+    "watch",
+    "pool",
+    "ring",
     "reads",
     "remembered",
     "bus",
@@ -53,7 +58,7 @@ ORDER = [
 ]
 
 # These know nothing of the bridge.
-LEAVES = ["activation", "loop", "limits", "fds", "errors", "text", "__init__"]
+LEAVES = ["activation", "ring", "loop", "limits", "fds", "errors", "text", "__init__"]
 
 # Who may import what. `asyncio` costs half a cold start, see loop.py.
 ALLOWED = {

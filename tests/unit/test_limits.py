@@ -135,11 +135,13 @@ def test_there_are_files_enough_for_the_most_connections_that_a_policy_can_ask_f
 
 
 # What each method needs beside the parameter that is looked at.
+LEAST = {
+    "name": "a", "dest": "b", "src": "/c", "pid": 1, "uid": 1, "gid": 1, "state": "gone",
+    "read_only": True, "mode": "all",
+}  # fmt: skip
 OTHERS = {
     name: {
-        parameter: {
-            "name": "a", "dest": "b", "src": "/c", "pid": 1, "uid": 1, "gid": 1, "read_only": True, "mode": "all",
-        }.get(parameter, "x")
+        parameter: LEAST.get(parameter, "x")
         for parameter in method["parameters"].get("required", [])
     }
     for name, method in CONTRACT.methods.items()

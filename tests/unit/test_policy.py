@@ -58,6 +58,9 @@ ROWS = {
     "io.machine1.ListMachines": (YES, YES, YES, NO),
     "io.machine1.GetMachine": (YES, YES, YES, NO),
     "io.machine1.GetMachineByPID": (YES, YES, YES, NO),
+    "io.machine1.WatchMachines": (YES, YES, YES, NO),
+    "io.machine1.WaitMachine": (YES, YES, YES, NO),
+    "io.machine1.WatchImages": (YES, YES, YES, NO),
     "io.machine1.MapFromMachineUser": (YES, YES, YES, NO),
     "io.machine1.MapFromMachineGroup": (YES, YES, YES, NO),
     "io.machine1.MapToMachineUser": (YES, YES, YES, NO),
@@ -118,6 +121,9 @@ LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.GetPool": {},
     "io.machine1.SetPoolLimit": {},
     "io.machine1.CleanPool": {"mode": "hidden"},
+    "io.machine1.WatchMachines": {},
+    "io.machine1.WatchImages": {},
+    "io.machine1.WaitMachine": {"name": "web", "state": "gone"},
     "io.systemd.service.SetLogLevel": {},
     "io.systemd.service.GetEnvironment": {},
     "io.systemd.service.Reload": {},
@@ -151,7 +157,8 @@ def test_a_method_is_added_to_a_preset_and_to_none() -> None:
     added = policy('preset = "read-only"\nmethods = ["KillMachine"]')
     assert {name.rpartition(".")[2] for name in added.methods} == {
         "ListMachines", "GetMachine", "GetMachineByPID", "MapFromMachineUser", "MapFromMachineGroup",
-        "MapToMachineUser", "MapToMachineGroup", "ListImages", "GetImage", "GetPool", "KillMachine",
+        "MapToMachineUser", "MapToMachineGroup", "WatchMachines", "WaitMachine", "ListImages", "GetImage",
+        "WatchImages", "GetPool", "KillMachine",
     }  # fmt: skip
     assert policy('methods = ["KillMachine"]').methods == {"io.machine1.KillMachine"}
 
@@ -200,6 +207,9 @@ FREE = {
     "SetImageLimit": {"limit", "allowInteractiveAuthentication"},
     "SetPoolLimit": {"limit", "allowInteractiveAuthentication"},
     "CleanPool": {"mode", "allowInteractiveAuthentication"},
+    "WatchMachines": {"cursor", "all"},
+    "WaitMachine": {"name", "state", "timeout"},
+    "WatchImages": {"cursor", "all"},
     "RemoveImage": {"allowInteractiveAuthentication"},
     "CloneImage": {"read_only", "allowInteractiveAuthentication"},
     "RenameImage": {"allowInteractiveAuthentication"},

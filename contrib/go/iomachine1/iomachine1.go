@@ -207,7 +207,8 @@ func (e TooManyOperations) Error() string {
 
 // systemd-machined did not answer within 25 seconds, or what it works on did not answer it. Copies,
 // clones and removals of images have no such limit of their own. Whether the operation takes place
-// after all is not known: look before trying again.
+// after all is not known: look before trying again. Of WaitMachine: what it waits for was not so
+// within its timeout.
 type Timeout struct{}
 
 func (e Timeout) Error() string {
@@ -2127,6 +2128,257 @@ func (m StartMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection
 	}, nil
 }
 
+// Watch Machines Come And Go.
+// Says which machines are registered, and then each one that comes or goes, in order, none left out
+// and none twice, for as long as the caller listens. To be called with the flag `more`: each change
+// is a reply of its own.
+// The first reply is a snapshot, or resumed if a cursor was given that can be resumed. Whenever
+// changes may have been lost there is a snapshot again, with the reason in gap: what was known
+// before is void then. The watch goes on when systemd-machined exits and comes again, and when the
+// system bus is restarted; it ends with an error when they cannot be reached for a minute.
+// From MachineNew and MachineRemoved of D-Bus, and ListMachines(). machined announces nothing else
+// about a machine, so the event changed does not occur here yet.
+// Errors: Failed, Unavailable, Timeout.
+type WatchMachines_methods struct{}
+
+func WatchMachines() WatchMachines_methods { return WatchMachines_methods{} }
+
+func (m WatchMachines_methods) Call(ctx context.Context, c *varlink.Connection, cursor_in_ *string, all_in_ *bool) (event_out_ string, machines_out_ []Machine, cursor_out_ string, gap_out_ *string, missed_out_ *int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, cursor_in_, all_in_)
+	if err_ != nil {
+		return
+	}
+	event_out_, machines_out_, cursor_out_, gap_out_, missed_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m WatchMachines_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, cursor_in_ *string, all_in_ *bool) (func(ctx context.Context) (string, []Machine, string, *string, *int64, uint64, error), error) {
+	var in struct {
+		Cursor *string `json:"cursor,omitempty"`
+		All    *bool   `json:"all,omitempty"`
+	}
+	in.Cursor = cursor_in_
+	in.All = all_in_
+	receive, err := c.Send(ctx, "io.machine1.WatchMachines", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (event_out_ string, machines_out_ []Machine, cursor_out_ string, gap_out_ *string, missed_out_ *int64, flags uint64, err error) {
+		var out struct {
+			Event    string    `json:"event"`
+			Machines []Machine `json:"machines"`
+			Cursor   string    `json:"cursor"`
+			Gap      *string   `json:"gap,omitempty"`
+			Missed   *int64    `json:"missed,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		event_out_ = out.Event
+		machines_out_ = []Machine(out.Machines)
+		cursor_out_ = out.Cursor
+		gap_out_ = out.Gap
+		missed_out_ = out.Missed
+		return
+	}, nil
+}
+
+func (m WatchMachines_methods) Upgrade(ctx context.Context, c *varlink.Connection, cursor_in_ *string, all_in_ *bool) (func(ctx context.Context) (event_out_ string, machines_out_ []Machine, cursor_out_ string, gap_out_ *string, missed_out_ *int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Cursor *string `json:"cursor,omitempty"`
+		All    *bool   `json:"all,omitempty"`
+	}
+	in.Cursor = cursor_in_
+	in.All = all_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.WatchMachines", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (event_out_ string, machines_out_ []Machine, cursor_out_ string, gap_out_ *string, missed_out_ *int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Event    string    `json:"event"`
+			Machines []Machine `json:"machines"`
+			Cursor   string    `json:"cursor"`
+			Gap      *string   `json:"gap,omitempty"`
+			Missed   *int64    `json:"missed,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		event_out_ = out.Event
+		machines_out_ = []Machine(out.Machines)
+		cursor_out_ = out.Cursor
+		gap_out_ = out.Gap
+		missed_out_ = out.Missed
+		return
+	}, nil
+}
+
+// Watch Images Come And Go.
+// Says which images there are, and then each one that comes, goes or changes, for as long as the
+// caller listens. Replies are those of WatchMachines, with images; the same holds for cursors and
+// gaps.
+// systemd-machined announces nothing about images. It is asked for its list when one of the
+// directories that it searches looks different, which is seen within 0.25 seconds, and every 5
+// seconds otherwise: so late may a change be told that is inside an image, such as of its size or
+// its read-only mark. What comes and goes between two lists is not seen. An image that was replaced
+// by another one of its name is removed and added.
+// Errors: Failed, Unavailable, Timeout.
+type WatchImages_methods struct{}
+
+func WatchImages() WatchImages_methods { return WatchImages_methods{} }
+
+func (m WatchImages_methods) Call(ctx context.Context, c *varlink.Connection, cursor_in_ *string, all_in_ *bool) (event_out_ string, images_out_ []Image, cursor_out_ string, gap_out_ *string, missed_out_ *int64, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, cursor_in_, all_in_)
+	if err_ != nil {
+		return
+	}
+	event_out_, images_out_, cursor_out_, gap_out_, missed_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m WatchImages_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, cursor_in_ *string, all_in_ *bool) (func(ctx context.Context) (string, []Image, string, *string, *int64, uint64, error), error) {
+	var in struct {
+		Cursor *string `json:"cursor,omitempty"`
+		All    *bool   `json:"all,omitempty"`
+	}
+	in.Cursor = cursor_in_
+	in.All = all_in_
+	receive, err := c.Send(ctx, "io.machine1.WatchImages", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (event_out_ string, images_out_ []Image, cursor_out_ string, gap_out_ *string, missed_out_ *int64, flags uint64, err error) {
+		var out struct {
+			Event  string  `json:"event"`
+			Images []Image `json:"images"`
+			Cursor string  `json:"cursor"`
+			Gap    *string `json:"gap,omitempty"`
+			Missed *int64  `json:"missed,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		event_out_ = out.Event
+		images_out_ = []Image(out.Images)
+		cursor_out_ = out.Cursor
+		gap_out_ = out.Gap
+		missed_out_ = out.Missed
+		return
+	}, nil
+}
+
+func (m WatchImages_methods) Upgrade(ctx context.Context, c *varlink.Connection, cursor_in_ *string, all_in_ *bool) (func(ctx context.Context) (event_out_ string, images_out_ []Image, cursor_out_ string, gap_out_ *string, missed_out_ *int64, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Cursor *string `json:"cursor,omitempty"`
+		All    *bool   `json:"all,omitempty"`
+	}
+	in.Cursor = cursor_in_
+	in.All = all_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.WatchImages", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (event_out_ string, images_out_ []Image, cursor_out_ string, gap_out_ *string, missed_out_ *int64, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Event  string  `json:"event"`
+			Images []Image `json:"images"`
+			Cursor string  `json:"cursor"`
+			Gap    *string `json:"gap,omitempty"`
+			Missed *int64  `json:"missed,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		event_out_ = out.Event
+		images_out_ = []Image(out.Images)
+		cursor_out_ = out.Cursor
+		gap_out_ = out.Gap
+		missed_out_ = out.Missed
+		return
+	}, nil
+}
+
+// Wait For A Machine.
+// Replies when a machine is registered with systemd-machined, or when it is not: at once if that is
+// so already. There need not be a machine of this name yet. One that the policy of the socket does
+// not show is none.
+// Errors: Failed, Unavailable, Timeout.
+type WaitMachine_methods struct{}
+
+func WaitMachine() WaitMachine_methods { return WaitMachine_methods{} }
+
+func (m WaitMachine_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, state_in_ string, timeout_in_ *int64) (machine_out_ *Machine, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, state_in_, timeout_in_)
+	if err_ != nil {
+		return
+	}
+	machine_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m WaitMachine_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, state_in_ string, timeout_in_ *int64) (func(ctx context.Context) (*Machine, uint64, error), error) {
+	var in struct {
+		Name    string `json:"name"`
+		State   string `json:"state"`
+		Timeout *int64 `json:"timeout,omitempty"`
+	}
+	in.Name = name_in_
+	in.State = state_in_
+	in.Timeout = timeout_in_
+	receive, err := c.Send(ctx, "io.machine1.WaitMachine", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (machine_out_ *Machine, flags uint64, err error) {
+		var out struct {
+			Machine *Machine `json:"machine,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		machine_out_ = out.Machine
+		return
+	}, nil
+}
+
+func (m WaitMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, state_in_ string, timeout_in_ *int64) (func(ctx context.Context) (machine_out_ *Machine, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name    string `json:"name"`
+		State   string `json:"state"`
+		Timeout *int64 `json:"timeout,omitempty"`
+	}
+	in.Name = name_in_
+	in.State = state_in_
+	in.Timeout = timeout_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.WaitMachine", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (machine_out_ *Machine, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Machine *Machine `json:"machine,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		machine_out_ = out.Machine
+		return
+	}, nil
+}
+
 // Mark A Machine Image Read-Only.
 // Marks an image read-only, or takes that mark from it. Of a disk image and a block device it is the
 // permission to write, of a subvolume its own flag, of a directory its attribute "immutable", which
@@ -2555,6 +2807,9 @@ type iomachine1Interface interface {
 	CloneImage(ctx context.Context, c VarlinkCall, name_ string, dest_ string, read_only_ *bool, allowInteractiveAuthentication_ *bool) error
 	RenameImage(ctx context.Context, c VarlinkCall, name_ string, dest_ string, allowInteractiveAuthentication_ *bool) error
 	StartMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error
+	WatchMachines(ctx context.Context, c VarlinkCall, cursor_ *string, all_ *bool) error
+	WatchImages(ctx context.Context, c VarlinkCall, cursor_ *string, all_ *bool) error
+	WaitMachine(ctx context.Context, c VarlinkCall, name_ string, state_ string, timeout_ *int64) error
 	MarkImageReadOnly(ctx context.Context, c VarlinkCall, name_ string, read_only_ bool, allowInteractiveAuthentication_ *bool) error
 	SetImageLimit(ctx context.Context, c VarlinkCall, name_ string, limit_ *int64, allowInteractiveAuthentication_ *bool) error
 	GetPool(ctx context.Context, c VarlinkCall) error
@@ -2646,7 +2901,8 @@ func (c *VarlinkCall) ReplyTooManyOperations(ctx context.Context) error {
 
 // systemd-machined did not answer within 25 seconds, or what it works on did not answer it. Copies,
 // clones and removals of images have no such limit of their own. Whether the operation takes place
-// after all is not known: look before trying again.
+// after all is not known: look before trying again. Of WaitMachine: what it waits for was not so
+// within its timeout.
 func (c *VarlinkCall) ReplyTimeout(ctx context.Context) error {
 	var out Timeout
 	return c.ReplyError(ctx, "io.machine1.Timeout", &out)
@@ -2832,6 +3088,46 @@ func (c *VarlinkCall) ReplyRenameImage(ctx context.Context) error {
 
 func (c *VarlinkCall) ReplyStartMachine(ctx context.Context) error {
 	return c.Reply(ctx, nil)
+}
+
+func (c *VarlinkCall) ReplyWatchMachines(ctx context.Context, event_ string, machines_ []Machine, cursor_ string, gap_ *string, missed_ *int64) error {
+	var out struct {
+		Event    string    `json:"event"`
+		Machines []Machine `json:"machines"`
+		Cursor   string    `json:"cursor"`
+		Gap      *string   `json:"gap,omitempty"`
+		Missed   *int64    `json:"missed,omitempty"`
+	}
+	out.Event = event_
+	out.Machines = []Machine(machines_)
+	out.Cursor = cursor_
+	out.Gap = gap_
+	out.Missed = missed_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyWatchImages(ctx context.Context, event_ string, images_ []Image, cursor_ string, gap_ *string, missed_ *int64) error {
+	var out struct {
+		Event  string  `json:"event"`
+		Images []Image `json:"images"`
+		Cursor string  `json:"cursor"`
+		Gap    *string `json:"gap,omitempty"`
+		Missed *int64  `json:"missed,omitempty"`
+	}
+	out.Event = event_
+	out.Images = []Image(images_)
+	out.Cursor = cursor_
+	out.Gap = gap_
+	out.Missed = missed_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyWaitMachine(ctx context.Context, machine_ *Machine) error {
+	var out struct {
+		Machine *Machine `json:"machine,omitempty"`
+	}
+	out.Machine = machine_
+	return c.Reply(ctx, &out)
 }
 
 func (c *VarlinkCall) ReplyMarkImageReadOnly(ctx context.Context) error {
@@ -3106,6 +3402,44 @@ func (s *VarlinkInterface) RenameImage(ctx context.Context, c VarlinkCall, name_
 // Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) StartMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.StartMachine")
+}
+
+// Watch Machines Come And Go.
+// Says which machines are registered, and then each one that comes or goes, in order, none left out
+// and none twice, for as long as the caller listens. To be called with the flag `more`: each change
+// is a reply of its own.
+// The first reply is a snapshot, or resumed if a cursor was given that can be resumed. Whenever
+// changes may have been lost there is a snapshot again, with the reason in gap: what was known
+// before is void then. The watch goes on when systemd-machined exits and comes again, and when the
+// system bus is restarted; it ends with an error when they cannot be reached for a minute.
+// From MachineNew and MachineRemoved of D-Bus, and ListMachines(). machined announces nothing else
+// about a machine, so the event changed does not occur here yet.
+// Errors: Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) WatchMachines(ctx context.Context, c VarlinkCall, cursor_ *string, all_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.WatchMachines")
+}
+
+// Watch Images Come And Go.
+// Says which images there are, and then each one that comes, goes or changes, for as long as the
+// caller listens. Replies are those of WatchMachines, with images; the same holds for cursors and
+// gaps.
+// systemd-machined announces nothing about images. It is asked for its list when one of the
+// directories that it searches looks different, which is seen within 0.25 seconds, and every 5
+// seconds otherwise: so late may a change be told that is inside an image, such as of its size or
+// its read-only mark. What comes and goes between two lists is not seen. An image that was replaced
+// by another one of its name is removed and added.
+// Errors: Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) WatchImages(ctx context.Context, c VarlinkCall, cursor_ *string, all_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.WatchImages")
+}
+
+// Wait For A Machine.
+// Replies when a machine is registered with systemd-machined, or when it is not: at once if that is
+// so already. There need not be a machine of this name yet. One that the policy of the socket does
+// not show is none.
+// Errors: Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) WaitMachine(ctx context.Context, c VarlinkCall, name_ string, state_ string, timeout_ *int64) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.WaitMachine")
 }
 
 // Mark A Machine Image Read-Only.
@@ -3470,6 +3804,40 @@ func (s *VarlinkInterface) VarlinkDispatch(ctx context.Context, call varlink.Cal
 			return call.ReplyInvalidParameter(ctx, "parameters")
 		}
 		return s.iomachine1Interface.StartMachine(ctx, VarlinkCall{call}, in.Name, in.AllowInteractiveAuthentication)
+
+	case "WatchMachines":
+		var in struct {
+			Cursor *string `json:"cursor,omitempty"`
+			All    *bool   `json:"all,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.WatchMachines(ctx, VarlinkCall{call}, in.Cursor, in.All)
+
+	case "WatchImages":
+		var in struct {
+			Cursor *string `json:"cursor,omitempty"`
+			All    *bool   `json:"all,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.WatchImages(ctx, VarlinkCall{call}, in.Cursor, in.All)
+
+	case "WaitMachine":
+		var in struct {
+			Name    string `json:"name"`
+			State   string `json:"state"`
+			Timeout *int64 `json:"timeout,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.WaitMachine(ctx, VarlinkCall{call}, in.Name, in.State, in.Timeout)
 
 	case "MarkImageReadOnly":
 		var in struct {
@@ -4132,6 +4500,97 @@ method StartMachine(
     allowInteractiveAuthentication: ?bool
 ) -> ()
 
+# Watch Machines Come And Go.
+# Says which machines are registered, and then each one that comes or goes, in order, none left out
+# and none twice, for as long as the caller listens. To be called with the flag ` + "`" + `more` + "`" + `: each change
+# is a reply of its own.
+# The first reply is a snapshot, or resumed if a cursor was given that can be resumed. Whenever
+# changes may have been lost there is a snapshot again, with the reason in gap: what was known
+# before is void then. The watch goes on when systemd-machined exits and comes again, and when the
+# system bus is restarted; it ends with an error when they cannot be reached for a minute.
+# From MachineNew and MachineRemoved of D-Bus, and ListMachines(). machined announces nothing else
+# about a machine, so the event changed does not occur here yet.
+# Errors: Failed, Unavailable, Timeout.
+method WatchMachines(
+    # The cursor of the last reply of an earlier call, to go on after it. It can be resumed for 10
+    # seconds after the last caller that watches has left, as long as this service runs, and as long
+    # as not more than 4096 changes followed.
+    cursor: ?string,
+    # Also have the host itself in snapshots, as machine .host of class host. False when left out.
+    all: ?bool
+) -> (
+    # What this is: all that there is now (snapshot); nothing, but that changes after the given
+    # cursor follow (resumed); or what became of one.
+    event: (snapshot, resumed, added, removed, changed),
+    # All in a snapshot, sorted by name; none in resumed; otherwise the one that the event is about.
+    # Of one that was gone before machined could be asked, class is absent and service is empty.
+    machines: []Machine,
+    # Where this reply is in the order of changes. Given to another call, what comes after it
+    # follows.
+    cursor: string,
+    # In a snapshot, why changes before it may be missing: the cursor that was given cannot be
+    # resumed (cursor); the caller was too slow (lagged); systemd-machined or the system bus went
+    # away while there were machines (restarted); or there is another policy, and this is what it
+    # shows (policy). Absent when nothing is missing.
+    gap: ?(cursor, lagged, restarted, policy),
+    # How many changes a caller who was too slow has missed. Absent otherwise.
+    missed: ?int
+)
+
+# Watch Images Come And Go.
+# Says which images there are, and then each one that comes, goes or changes, for as long as the
+# caller listens. Replies are those of WatchMachines, with images; the same holds for cursors and
+# gaps.
+# systemd-machined announces nothing about images. It is asked for its list when one of the
+# directories that it searches looks different, which is seen within 0.25 seconds, and every 5
+# seconds otherwise: so late may a change be told that is inside an image, such as of its size or
+# its read-only mark. What comes and goes between two lists is not seen. An image that was replaced
+# by another one of its name is removed and added.
+# Errors: Failed, Unavailable, Timeout.
+method WatchImages(
+    # The cursor of the last reply of an earlier call, to go on after it. It can be resumed for 10
+    # seconds after the last caller that watches has left, as long as this service runs, and as long
+    # as not more than 4096 changes followed.
+    cursor: ?string,
+    # Also have the host's own file system in snapshots, as image .host. False when left out.
+    all: ?bool
+) -> (
+    # What this is: all that there is now (snapshot); nothing, but that changes after the given
+    # cursor follow (resumed); or what became of one.
+    event: (snapshot, resumed, added, removed, changed),
+    # All in a snapshot, sorted by name; none in resumed; otherwise the one that the event is about,
+    # as it is now, or as it last was if it is gone.
+    images: []Image,
+    # Where this reply is in the order of changes. Given to another call, what comes after it
+    # follows.
+    cursor: string,
+    # In a snapshot, why changes before it may be missing: the cursor that was given cannot be
+    # resumed (cursor); the caller was too slow (lagged); systemd-machined or the system bus went
+    # away while there were machines (restarted); or there is another policy, and this is what it
+    # shows (policy). Absent when nothing is missing.
+    gap: ?(cursor, lagged, restarted, policy),
+    # How many changes a caller who was too slow has missed. Absent otherwise.
+    missed: ?int
+)
+
+# Wait For A Machine.
+# Replies when a machine is registered with systemd-machined, or when it is not: at once if that is
+# so already. There need not be a machine of this name yet. One that the policy of the socket does
+# not show is none.
+# Errors: Failed, Unavailable, Timeout.
+method WaitMachine(
+    # Name of the machine, as ListMachines shows it. The host itself is .host.
+    name: string,
+    # Whether to wait until the machine is registered (running), or until it is not (gone).
+    state: (running, gone),
+    # Microseconds after which the call ends with the error Timeout; with 0 it says how things are.
+    # No end when left out.
+    timeout: ?int
+) -> (
+    # The machine. Absent when it was waited for to be gone.
+    machine: ?Machine
+)
+
 # Mark A Machine Image Read-Only.
 # Marks an image read-only, or takes that mark from it. Of a disk image and a block device it is the
 # permission to write, of a subvolume its own flag, of a directory its attribute "immutable", which
@@ -4296,7 +4755,8 @@ error TooManyOperations ()
 
 # systemd-machined did not answer within 25 seconds, or what it works on did not answer it. Copies,
 # clones and removals of images have no such limit of their own. Whether the operation takes place
-# after all is not known: look before trying again.
+# after all is not known: look before trying again. Of WaitMachine: what it waits for was not so
+# within its timeout.
 error Timeout ()
 
 # The system bus or systemd-machined cannot be reached, or this service stops while replies are

@@ -51,6 +51,9 @@ pub(crate) trait Machine1 {
     async fn clone_image(&mut self, name: &str, dest: &str, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn rename_image(&mut self, name: &str, dest: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn start_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    async fn watch_machines(&mut self, cursor: Option<&str>, all: Option<bool>) -> zlink::Result<Result<WatchMachinesOutput, AnyError>>;
+    async fn watch_images(&mut self, cursor: Option<&str>, all: Option<bool>) -> zlink::Result<Result<WatchImagesOutput, AnyError>>;
+    async fn wait_machine(&mut self, name: &str, state: &str, timeout: Option<i64>) -> zlink::Result<Result<WaitMachineOutput, AnyError>>;
     async fn mark_image_read_only(&mut self, name: &str, read_only: bool, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn set_image_limit(&mut self, name: &str, limit: Option<i64>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn get_pool(&mut self) -> zlink::Result<Result<GetPoolOutput, AnyError>>;
@@ -351,6 +354,50 @@ impl Client {
         self.end(Nothing::expected(result))
     }
 
+    /// Watch Machines Come And Go.
+    /// Says which machines are registered, and then each one that comes or goes, in order, none left out
+    /// and none twice, for as long as the caller listens. To be called with the flag `more`: each change
+    /// is a reply of its own.
+    /// The first reply is a snapshot, or resumed if a cursor was given that can be resumed. Whenever
+    /// changes may have been lost there is a snapshot again, with the reason in gap: what was known
+    /// before is void then. The watch goes on when systemd-machined exits and comes again, and when the
+    /// system bus is restarted; it ends with an error when they cannot be reached for a minute.
+    /// From MachineNew and MachineRemoved of D-Bus, and ListMachines(). machined announces nothing else
+    /// about a machine, so the event changed does not occur here yet.
+    /// Errors: Failed, Unavailable, Timeout.
+    pub async fn watch_machines(&mut self, cursor: Option<&str>, all: Option<bool>) -> crate::Result<WatchMachinesOutput> {
+        self.begin()?;
+        let result = self.connection.watch_machines(cursor, all).await;
+        self.end(result)
+    }
+
+    /// Watch Images Come And Go.
+    /// Says which images there are, and then each one that comes, goes or changes, for as long as the
+    /// caller listens. Replies are those of WatchMachines, with images; the same holds for cursors and
+    /// gaps.
+    /// systemd-machined announces nothing about images. It is asked for its list when one of the
+    /// directories that it searches looks different, which is seen within 0.25 seconds, and every 5
+    /// seconds otherwise: so late may a change be told that is inside an image, such as of its size or
+    /// its read-only mark. What comes and goes between two lists is not seen. An image that was replaced
+    /// by another one of its name is removed and added.
+    /// Errors: Failed, Unavailable, Timeout.
+    pub async fn watch_images(&mut self, cursor: Option<&str>, all: Option<bool>) -> crate::Result<WatchImagesOutput> {
+        self.begin()?;
+        let result = self.connection.watch_images(cursor, all).await;
+        self.end(result)
+    }
+
+    /// Wait For A Machine.
+    /// Replies when a machine is registered with systemd-machined, or when it is not: at once if that is
+    /// so already. There need not be a machine of this name yet. One that the policy of the socket does
+    /// not show is none.
+    /// Errors: Failed, Unavailable, Timeout.
+    pub async fn wait_machine(&mut self, name: &str, state: &str, timeout: Option<i64>) -> crate::Result<WaitMachineOutput> {
+        self.begin()?;
+        let result = self.connection.wait_machine(name, state, timeout).await;
+        self.end(result)
+    }
+
     /// Mark A Machine Image Read-Only.
     /// Marks an image read-only, or takes that mark from it. Of a disk image and a block device it is the
     /// permission to write, of a subvolume its own flag, of a directory its attribute "immutable", which
@@ -503,6 +550,32 @@ pub struct ListImagesOutput {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct GetImageOutput {
     pub image: Image,
+}
+
+/// Output parameters for the WatchMachines method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct WatchMachinesOutput {
+    pub event: String,
+    pub machines: Vec<Machine>,
+    pub cursor: String,
+    pub gap: Option<String>,
+    pub missed: Option<i64>,
+}
+
+/// Output parameters for the WatchImages method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct WatchImagesOutput {
+    pub event: String,
+    pub images: Vec<Image>,
+    pub cursor: String,
+    pub gap: Option<String>,
+    pub missed: Option<i64>,
+}
+
+/// Output parameters for the WaitMachine method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct WaitMachineOutput {
+    pub machine: Option<Machine>,
 }
 
 /// Output parameters for the GetPool method.
@@ -713,7 +786,8 @@ pub enum Machine1Error {
     TooManyOperations,
     /// systemd-machined did not answer within 25 seconds, or what it works on did not answer it. Copies,
     /// clones and removals of images have no such limit of their own. Whether the operation takes place
-    /// after all is not known: look before trying again.
+    /// after all is not known: look before trying again. Of WaitMachine: what it waits for was not so
+    /// within its timeout.
     Timeout,
     /// The system bus or systemd-machined cannot be reached, or this service stops while replies are
     /// still to come. Look at the state of dbus.service and systemd-machined.service on the host, and try
