@@ -17,6 +17,7 @@ help:
 	@echo 'make demo-shell  a prompt inside that host;  make demo-down  end it'
 	@echo 'make test        everything that can be tested on this machine'
 	@echo 'make soak        ten minutes of everything at once, 10,000 shells among it: memory, files and latency stay flat'
+	@echo '                 and ten minutes of machines that come and go while clients watch: no change is lost'
 	@echo 'make truth       10,000 machines come and go on each version of systemd: no answer is stale'
 	@echo 'make bench       what a call, a start and the idle service cost, beside the native ways'
 	@echo 'make fuzz        look for inputs that break the service, FUZZ_SECONDS=$(FUZZ_SECONDS); findings are in build/fuzz'
@@ -89,6 +90,7 @@ fuzz: $(VENV)/ready
 
 soak: $(VENV)/ready
 	$(RUN) -m tests.load.soak --minutes 10
+	$(RUN) -m tests.load.watch --minutes 10
 
 truth: $(VENV)/ready
 	$(RUN) -m tests.load.truth
