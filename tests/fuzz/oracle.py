@@ -350,7 +350,7 @@ TWICE = {"io.machine1.GetMachineByPID", "io.machine1.StartMachine"}
 UNGUARDED = {f"io.machine1.{name}" for name in (
     "ListMachines", "GetMachine", "GetMachineByPID", "ListImages", "GetImage", "GetPool", *MAPS,
 )}  # fmt: skip
-# These ask machined in their own time, as often as they need, and answer when there is something to say.
+# These would go on for ever: stage.py has functions for them that end at once.
 WATCHES = {f"io.machine1.{name}" for name in ("WatchMachines", "WatchImages", "WaitMachine")}
 UNGUARDED |= WATCHES
 # Those that may have several replies, and those that bring a descriptor.

@@ -24,7 +24,7 @@ import warnings
 from array import array
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from bridge import fds, journal, server
@@ -33,10 +33,13 @@ from bridge.authorize import Authorizer
 from bridge.contract import Contract
 from bridge.control import Control
 from bridge.dispatch import Dispatcher
+from bridge.errors import Timeout
 from bridge.framing import ROOT, Bounds, ProtocolError, parse_call
 from bridge.limits import Limits
 from bridge.loop import READ, Loop, Timer
-from bridge.messages import Peer
+from bridge.machined import Machined
+from bridge.messages import Parameters, Peer, Reply
+from bridge.methods import METHODS
 from bridge.policy import Policy, parse
 
 from . import oracle
@@ -250,6 +253,11 @@ class Client:
             self.close()
 
 
+async def _watch(machined: Machined, parameters: Parameters) -> Reply:
+    """A watch that is over before it says anything."""
+    raise Timeout
+
+
 class Stage:
     """Two servers, one with each policy, on one loop. `run` raises Finding, or what escaped."""
 
@@ -415,6 +423,9 @@ class Stage:
             return {"org.varlink.service.ExpectedMore"}
         if given.script.fault:
             return None
+        if call.method in oracle.WATCHES:
+            more = call.more or not METHODS[call.method].streams
+            return {"io.machine1.Timeout" if more else "org.varlink.service.ExpectedMore"}
         return oracle.outcomes(call.method, call.parameters)
 
     def _expected_own(self, given: Input, call: oracle.Call) -> set[str | None]:
@@ -524,7 +535,10 @@ class Stage:
         listener = Listener(listening, "varlink")
         self._listeners.append(listener)
         authorizer = Authorizer(self._policy(policy), polkit_on(self._bus))
-        dispatcher = Dispatcher(Contract(), authorizer, machined_on(self._bus, self._loop), Control(lambda: None))
+        methods = METHODS | {name: replace(METHODS[name], function=_watch) for name in oracle.WATCHES}
+        dispatcher = Dispatcher(
+            Contract(), authorizer, machined_on(self._bus, self._loop), Control(lambda: None), methods
+        )
         serving = WatchedServer(self._loop, dispatcher, [listener], 0, USERS)
         serving.start()
         return serving
