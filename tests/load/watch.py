@@ -35,9 +35,10 @@ from .truth import Machined
 LEADERS = 12
 AGAIN = "watch-again"  # a name that comes and goes
 STAYS, END = "watch-stays", "watch-end"
-# Changes in a row without a pause: more than the bridge keeps for those who are slow.
-BURST = 7000
-STAY_MAX = 1.0  # seconds that the client stays which comes back
+# Changes in a row without a pause: more than the bridge and the socket keep for those who are slow.
+BURST = 12_000
+# Seconds that the client stays which comes back, and between looks of the one that is slow.
+STAY_MAX, PAUSE_MAX = 1.0, 2.0
 LISTED_EVERY = 20  # changes
 
 # What the driver did. `added` and `removed` are changes; `listed` what machined said; `gap` is where machined was ended
@@ -275,7 +276,7 @@ class Driver:
 
 
 def drive(tally: Tally, leaders: Sequence[int], seconds: float, burst: int) -> list[Deed]:
-    """Four times each of what ends machined and the bus, and bursts in between."""
+    """Each of what ends machined and the bus, again and again, and bursts in between."""
     driver = Driver(leaders)
     driver.add(STAYS)
     incidents: list[Callable[[], None]] = [driver.end_machined, driver.idle, driver.end_bus]
@@ -283,16 +284,19 @@ def drive(tally: Tally, leaders: Sequence[int], seconds: float, burst: int) -> l
     begin = time.monotonic()
     for number in range(steps):
         end = begin + seconds * (number + 1) / steps
-        if burst and number % 3 == 1:
-            before = len(driver.deeds)
-            while len(driver.deeds) - before < burst:
-                driver.step()
+        middle = (time.monotonic() + end) / 2
         while time.monotonic() < end:
+            if burst and number % 3 == 1 and middle and time.monotonic() > middle:
+                middle = 0.0
+                tally["burst"] = 1
+                before = len(driver.deeds)
+                while len(driver.deeds) - before < burst:
+                    driver.step()
+                tally["burst"] = 0
             driver.step()
             time.sleep(random.uniform(0, 0.01))  # noqa: S311
         incidents[number % len(incidents)]()
     driver.end()
-    tally["over"] = 1
     return driver.deeds
 
 
@@ -336,20 +340,22 @@ def watch_and_come_back(tally: Tally) -> list[Told]:
     return told
 
 
-def watch_slowly(tally: Tally, pause: float) -> list[Told]:
-    """What does not fit into the socket stays where it is, so others must not have to wait for it."""
+def watch_slowly(tally: Tally) -> list[Told]:
+    """With pauses, and not at all during a burst. Others must not have to wait for it."""
     with Client(SOCKET, timeout=60) as client:
         client.send("WatchMachines", more=True)
         told = [_told(client.receive())]
         tally["slow"] = 1
         while not _is_the_end(told[-1]):
-            end = time.monotonic() + pause
-            while time.monotonic() < end and not tally["over"]:
-                time.sleep(0.1)
-            for _ in range(BURST):
-                told.append(_told(client.receive()))
-                if _is_the_end(told[-1]):
-                    break
+            time.sleep(random.uniform(0, PAUSE_MAX))  # noqa: S311
+            while tally["burst"]:
+                time.sleep(0.05)
+            client.socket.settimeout(0.1)
+            try:
+                while not _is_the_end(told[-1]) and not tally["burst"]:
+                    told.append(_told(client.receive()))
+            except TimeoutError:
+                assert time.monotonic() - told[-1].when < 90, "nothing comes any more"
         return told
 
 
@@ -368,11 +374,11 @@ def _leaders() -> Iterator[list[int]]:
 def run(seconds: float, burst: int) -> dict[str, Verdict]:
     """Inside a host, as root."""
     with _leaders() as leaders, ExitStack() as stack:
-        tally = Tally("always", "coming", "slow", "over")
+        tally = Tally("always", "coming", "slow", "burst")
         watchers = {
             "always": stack.enter_context(Worker(watch_always, tally)),
             "coming back": stack.enter_context(Worker(watch_and_come_back, tally)),
-            "slow": stack.enter_context(Worker(watch_slowly, tally, 25.0 if burst else 2.0)),
+            "slow": stack.enter_context(Worker(watch_slowly, tally)),
         }
         deadline = time.monotonic() + 30
         while not (tally["always"] and tally["coming"] and tally["slow"]):
