@@ -140,6 +140,15 @@ class NameTaken(VarlinkError):
         super().__init__(name=image)
 
 
+class StartFailed(VarlinkError):
+    """`result` is that of systemd's job."""
+
+    name = "io.machine1.StartFailed"
+
+    def __init__(self, image: str, result: str) -> None:
+        super().__init__(name=image, result=result)
+
+
 class NotSupported(VarlinkError):
     name = "io.machine1.NotSupported"
 

@@ -19,6 +19,7 @@ from .pool import Pool
 from .reads import Read
 from .remembered import Remembered
 from .turns import ROOT
+from .units import Units
 from .watch import Changes, ImageWatch, MachineWatch, Told, wait_for_machine
 
 T = TypeVar("T")
@@ -27,7 +28,6 @@ _MANAGER = DBusAddress(
     "/org/freedesktop/machine1", "org.freedesktop.machine1", "org.freedesktop.machine1.Manager"
 )
 
-_SYSTEMD = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
 _MACHINE = "org.freedesktop.machine1.Machine"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 
@@ -205,6 +205,7 @@ class Machined:
         self._image_watch = ImageWatch(loop, self.images, Pool())
         self._quick = Bus(loop, AT_ONCE, limits.waiting_calls)
         self._slow = Bus(loop, limits.calls_per_user, limits.waiting_calls)
+        self._units = Units(loop, AT_ONCE, limits.waiting_calls)
         self._user = ROOT
         self._rules = Rules()
 
@@ -294,9 +295,9 @@ class Machined:
         self._loop.start(make(), lambda _: None)
         return result
 
-    async def start_unit(self, unit: str) -> None:
-        """Have systemd start it; returns when that is queued. Raises what Bus.call raises."""
-        await self._quick.call(new_method_call(_SYSTEMD, "StartUnit", "ss", (unit, "fail")), "o", user=self._user)
+    async def start_unit(self, unit: str) -> str:
+        """Have systemd start it; the result of that as Units.start has it. Raises what Bus.call raises."""
+        return await self._units.start(unit, self._user, self.left)
 
     def machine_changes(
         self, shape: Callable[[Machine], dict[str, object]], *, everything: bool
@@ -318,6 +319,7 @@ class Machined:
     def close(self) -> None:
         self._machine_watch.end()
         self._image_watch.end()
+        self._units.close()
         self._remembered.close()
         for bus in (self._reads, self._quick, self._slow):
             bus.close()

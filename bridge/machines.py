@@ -8,7 +8,15 @@ from typing import Any
 
 from .bus import DBusError
 from .details import details
-from .errors import NoMachineForPID, NoSuchGroupMapping, NoSuchImage, NoSuchMachine, NoSuchUserMapping, NotSupported
+from .errors import (
+    NoMachineForPID,
+    NoSuchGroupMapping,
+    NoSuchImage,
+    NoSuchMachine,
+    NoSuchUserMapping,
+    NotSupported,
+    StartFailed,
+)
 from .listed import Machine
 from .machined import Machined
 from .messages import Parameters, Reply
@@ -107,7 +115,9 @@ async def start_machine(machined: Machined, parameters: Parameters) -> Reply:
     name = _not_the_host(parameters["name"])
     if all(entry[0] != name for entry in await machined.images()):
         raise NoSuchImage(name)
-    await machined.start_unit(f"systemd-nspawn@{name}.service")
+    result = await machined.start_unit(f"systemd-nspawn@{name}.service")
+    if result != "done":
+        raise StartFailed(name, result)
     return Reply()
 
 

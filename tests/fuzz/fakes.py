@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
-from jeepney import Header, HeaderFields, Message, new_method_return
+from jeepney import Header, HeaderFields, Message, new_method_call, new_method_return
 from jeepney.fds import FileDescriptor
 
 import bridge.machined
@@ -23,6 +23,7 @@ from bridge.loop import Future, Loop
 from bridge.machined import Machined
 from bridge.polkit import Polkit
 from bridge.turns import Turns
+from bridge.units import SYSTEMD, Units
 
 REPLIES = {
     "ListMachines": "a(ssso)", "ListImages": "a(ssbttto)", "OpenMachineShell": "hs", "OpenMachineLogin": "hs",
@@ -175,6 +176,20 @@ class FakeBus:
                 raise GivenUp
 
 
+class FakeUnits:
+    """Each start works but that of web-2, if systemd answers at all."""
+
+    def __init__(self, bus: FakeBus) -> None:
+        self._bus = bus
+
+    async def start(self, unit: str, user: int, left: Future[None] | None) -> str:
+        await self._bus.call(new_method_call(SYSTEMD, "StartUnit", "ss", (unit, "fail")), "o", user=user)
+        return "failed" if unit == "systemd-nspawn@web-2.service" else "done"
+
+    def close(self) -> None:
+        pass
+
+
 def _again(fault: Exception) -> Exception:
     return Unavailable("no bus") if isinstance(fault, Unavailable) else Timeout()
 
@@ -197,7 +212,9 @@ def machined_on(bus: FakeBus, loop: Loop) -> Machined:
     # That of the machine that runs this says nothing of the machines there.
     directory = patch.object(bridge.remembered, "DIRECTORY", Path("/nonexistent"))
     with directory, patch.object(bridge.machined, "Bus", lambda *_: bus):
-        return Machined(loop)
+        machined = Machined(loop)
+    machined._units = cast(Units, FakeUnits(bus))
+    return machined
 
 
 def polkit_on(bus: FakeBus) -> Polkit:

@@ -396,4 +396,5 @@ def outcomes(method: str, parameters: _Given) -> set[str | None]:
         "MapToMachineUser": "NoSuchUserMapping",
         "MapToMachineGroup": "NoSuchGroupMapping",
     }.get(name)
-    return {None, f"io.machine1.{missing}"} if missing else {None}
+    found: set[str | None] = {None, f"io.machine1.{missing}"} if missing else {None}
+    return found | {"io.machine1.StartFailed"} if name == "StartMachine" else found

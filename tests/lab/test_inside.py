@@ -13,7 +13,8 @@ from tests.client import Client
 
 from .conftest import GUEST, SOCKET
 from .host import SUITES, Host
-from .varlink import busctl, call, error
+from .test_machines import eventually
+from .varlink import busctl, call, error, machines
 
 # From which version on machined lets others than root open a terminal on which nothing runs.
 OPEN_PTY = 258
@@ -89,6 +90,27 @@ def test_nobody_gets_into_the_host(host: Host) -> None:
         done = host.run(["busctl", "call", *machine1, member, "s", ".host"], user="machine1-bridge", check=False)
         assert done.returncode != 0, member
         assert "denied" in done.stderr or "uthenti" in done.stderr, done.stderr
+
+
+def test_a_start_is_answered_when_the_machine_is_there_or_will_not_be(fresh_host: Host) -> None:
+    host = fresh_host
+    host.guest("other")
+    host.startable("other")
+    assert eventually(lambda: "other" not in machines(host))
+    call(host, "StartMachine", {"name": "other"})
+    assert "other" in machines(host)
+    call(host, "StartMachine", {"name": "other"})  # which runs already
+    host.run(["systemctl", "kill", "--signal=KILL", "systemd-nspawn@other.service"])
+    host.image("broken")
+    script = "mkdir $0 && printf '[Service]\\nExecStartPre=false\\n' >$0/broken.conf && systemctl daemon-reload"
+    host.run(["sh", "-c", script, "/run/systemd/system/systemd-nspawn@broken.service.d"])
+    assert error(host, "StartMachine", {"name": "broken"}) == (
+        "io.machine1.StartFailed",
+        {"name": "broken", "result": "failed"},
+    )
+    host.run(["systemctl", "mask", "--runtime", "systemd-nspawn@broken.service"])
+    name, parameters = error(host, "StartMachine", {"name": "broken"})
+    assert (name, parameters["dbus_error"]) == ("io.machine1.Failed", "org.freedesktop.systemd1.UnitMasked")
 
 
 def test_no_unit_is_started_but_a_containers(host: Host) -> None:

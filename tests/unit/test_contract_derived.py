@@ -187,6 +187,7 @@ ERRORS = {
     "NoSuchGroupMapping": "(gid: int)",
     "NoSuchImage": "(name: string)",
     "NameTaken": "(name: string)",
+    "StartFailed": "(name: string, result: string)",
     "NotSupported": "(reason: string)",
     "Busy": "(reason: string)",
     "ReadOnly": "(name: string)",
@@ -250,6 +251,7 @@ MADE = {
     "MapToMachineUser": {"NoSuchUserMapping"},
     "MapFromMachineGroup": {"NoSuchGroupMapping"},
     "MapToMachineGroup": {"NoSuchGroupMapping"},
+    "StartMachine": {"StartFailed"},
 }
 
 

@@ -389,14 +389,15 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
     (rules,) = ElementTree.parse(CONTRIB / "dbus/machine1-bridge.conf").getroot()  # noqa: S314 (our own file)
     assert rules.attrib == {"user": "machine1-bridge"}
     # The last rule that fits wins: what is denied comes first.
-    deny, heard, allow = rules[:3], rules[3:8], rules[8:]
+    deny, heard, allow = rules[:3], rules[3:9], rules[9:]
     assert {rule.tag for rule in deny} == {"deny"}
     assert [rule.attrib for rule in deny] == [
         {"send_type": "method_call"},
         {"receive_type": "method_call"},
         {"receive_type": "signal"},
     ]
-    # From the bus itself, what it tells each client and who machined is; from machined, who comes and goes.
+    # From the bus itself, what it tells each client and who machined is; from machined, who comes and goes; from
+    # systemd, which jobs have ended.
     bus = {"receive_sender": "org.freedesktop.DBus", "receive_interface": "org.freedesktop.DBus"}
     assert [rule.attrib for rule in heard] == [
         bus | {"receive_member": "NameAcquired"},
@@ -411,6 +412,12 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
             }
             for member in ("MachineNew", "MachineRemoved")
         ),
+        {
+            "receive_sender": "org.freedesktop.systemd1",
+            "receive_interface": "org.freedesktop.systemd1.Manager",
+            "receive_type": "signal",
+            "receive_member": "JobRemoved",
+        },
     ]
     assert {rule.tag for rule in (*heard, *allow)} == {"allow"}
     assert {tuple(sorted(rule.attrib)) for rule in allow} == {("send_destination", "send_interface", "send_member")}

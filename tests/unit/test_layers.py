@@ -40,6 +40,7 @@ ORDER = [
     "shapes",
     "machined",
     "watch",
+    "units",
     "pool",
     "ring",
     "reads",
@@ -63,7 +64,7 @@ LEAVES = ["activation", "ring", "loop", "limits", "fds", "errors", "text", "__in
 # Who may import what. `asyncio` costs half a cold start, see loop.py.
 ALLOWED = {
     "socket": {"details", "service", "stdio", "probe", "shell", "server", "activation", "bus", "fds", "journal"},
-    "jeepney": {"stdio", "server", "polkit", "machined", "reads", "remembered", "bus", "fds", "messages"},
+    "jeepney": {"stdio", "server", "polkit", "machined", "units", "reads", "remembered", "bus", "fds", "messages"},
     "jsonschema": {"contract"},
     "varlink": {"introspection"},
     "tomllib": {"policy"},

@@ -21,6 +21,7 @@ from bridge.errors import (
     NoSuchUserMapping,
     NotSupported,
     PermissionDenied,
+    StartFailed,
     Timeout,
     VarlinkError,
 )
@@ -98,6 +99,7 @@ class Talkative(Machined):
         self._rules = Rules()
         self.asked: list[tuple[object, ...]] = []
         self.started: list[str] = []
+        self.result = "done"
         if shown is not None:
             self.shown = shown  # type: ignore[assignment]
 
@@ -123,8 +125,9 @@ class Talkative(Machined):
         assert isinstance(self._properties, dict)
         return self._properties
 
-    async def start_unit(self, unit: str) -> None:
+    async def start_unit(self, unit: str) -> str:
         self.started.append(unit)
+        return self.result
 
 
 def call(method: str, machined: Machined, **parameters: Any) -> Reply:  # noqa: ANN401  JSON
@@ -360,6 +363,15 @@ def test_an_image_is_started_as_machinectl_does(name: str) -> None:
     machined = Talkative()
     assert call("StartMachine", machined, name=name) == Reply()
     assert machined.started == [f"systemd-nspawn@{name}.service"]
+
+
+@pytest.mark.parametrize("result", ["failed", "timeout", "canceled"])
+def test_a_start_that_fails_is_an_error_with_the_result(result: str) -> None:
+    machined = Talkative()
+    machined.result = result
+    with pytest.raises(StartFailed) as caught:
+        call("StartMachine", machined, name="web")
+    assert caught.value.parameters == {"name": "web", "result": result}
 
 
 def test_what_is_no_image_is_not_started() -> None:

@@ -158,6 +158,19 @@ func (e NameTaken) Error() string {
 	return s
 }
 
+// systemd could not start the machine. The journal of systemd-nspawn@NAME.service on the host says
+// why.
+type StartFailed struct {
+	Name   string `json:"name"`
+	Result string `json:"result"`
+}
+
+func (e StartFailed) Error() string {
+	s := "io.machine1.StartFailed"
+	s += fmt.Sprintf("(Name: %v, Result: %v)", e.Name, e.Result)
+	return s
+}
+
 // systemd-machined cannot do this with a machine or image of this kind, for example open a shell in
 // a virtual machine, copy files from the host to itself, or terminate the host; or it is too old to
 // do it for this service: the reason says from which version of systemd on it can.
@@ -306,6 +319,17 @@ func Dispatch_Error(err error) error {
 				return e
 			}
 			var param NameTaken
+			err := json.Unmarshal(*errorRawParameters, &param)
+			if err != nil {
+				return e
+			}
+			return &param
+		case "io.machine1.StartFailed":
+			errorRawParameters := e.Parameters.(*json.RawMessage)
+			if errorRawParameters == nil {
+				return e
+			}
+			var param StartFailed
 			err := json.Unmarshal(*errorRawParameters, &param)
 			if err != nil {
 				return e
@@ -2069,10 +2093,11 @@ func (m RenameImage_methods) Upgrade(ctx context.Context, c *varlink.Connection,
 
 // Start An Image As A Machine.
 // Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
-// the unit systemd-nspawn@NAME.service. The reply comes when systemd has queued the start;
-// WaitMachine tells when the machine is there. One that runs already is left alone. Mirrors
-// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus.
-// Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
+// the unit systemd-nspawn@NAME.service. The reply comes when systemd has started it, which its unit
+// bounds. One that runs already is left alone. A caller that leaves does not stop the start. Mirrors
+// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus, and its signal
+// JobRemoved.
+// Errors: NoSuchImage, StartFailed, Busy, Failed, NotSupported, Unavailable, Timeout.
 type StartMachine_methods struct{}
 
 func StartMachine() StartMachine_methods { return StartMachine_methods{} }
@@ -2866,6 +2891,15 @@ func (c *VarlinkCall) ReplyNameTaken(ctx context.Context, name_ string) error {
 	return c.ReplyError(ctx, "io.machine1.NameTaken", &out)
 }
 
+// systemd could not start the machine. The journal of systemd-nspawn@NAME.service on the host says
+// why.
+func (c *VarlinkCall) ReplyStartFailed(ctx context.Context, name_ string, result_ string) error {
+	var out StartFailed
+	out.Name = name_
+	out.Result = result_
+	return c.ReplyError(ctx, "io.machine1.StartFailed", &out)
+}
+
 // systemd-machined cannot do this with a machine or image of this kind, for example open a shell in
 // a virtual machine, copy files from the host to itself, or terminate the host; or it is too old to
 // do it for this service: the reason says from which version of systemd on it can.
@@ -3396,10 +3430,11 @@ func (s *VarlinkInterface) RenameImage(ctx context.Context, c VarlinkCall, name_
 
 // Start An Image As A Machine.
 // Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
-// the unit systemd-nspawn@NAME.service. The reply comes when systemd has queued the start;
-// WaitMachine tells when the machine is there. One that runs already is left alone. Mirrors
-// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus.
-// Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
+// the unit systemd-nspawn@NAME.service. The reply comes when systemd has started it, which its unit
+// bounds. One that runs already is left alone. A caller that leaves does not stop the start. Mirrors
+// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus, and its signal
+// JobRemoved.
+// Errors: NoSuchImage, StartFailed, Busy, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) StartMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.StartMachine")
 }
@@ -4488,10 +4523,11 @@ method RenameImage(
 
 # Start An Image As A Machine.
 # Starts a container from an image, as a machine of the same name, as ` + "`" + `machinectl start` + "`" + ` does: with
-# the unit systemd-nspawn@NAME.service. The reply comes when systemd has queued the start;
-# WaitMachine tells when the machine is there. One that runs already is left alone. Mirrors
-# StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus.
-# Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
+# the unit systemd-nspawn@NAME.service. The reply comes when systemd has started it, which its unit
+# bounds. One that runs already is left alone. A caller that leaves does not stop the start. Mirrors
+# StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus, and its signal
+# JobRemoved.
+# Errors: NoSuchImage, StartFailed, Busy, Failed, NotSupported, Unavailable, Timeout.
 method StartMachine(
     # Name of the image, which has to be one that a machine can have.
     name: string,
@@ -4724,6 +4760,16 @@ error NoSuchImage (
 error NameTaken (
     # The name that exists already.
     name: string
+)
+
+# systemd could not start the machine. The journal of systemd-nspawn@NAME.service on the host says
+# why.
+error StartFailed (
+    # The name of the image.
+    name: string,
+    # What became of it: failed, timeout, canceled, dependency, or another result of a job of
+    # systemd, org.freedesktop.systemd1(5).
+    result: string
 )
 
 # systemd-machined cannot do this with a machine or image of this kind, for example open a shell in

@@ -344,10 +344,11 @@ impl Client {
 
     /// Start An Image As A Machine.
     /// Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
-    /// the unit systemd-nspawn@NAME.service. The reply comes when systemd has queued the start;
-    /// WaitMachine tells when the machine is there. One that runs already is left alone. Mirrors
-    /// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus.
-    /// Errors: NoSuchImage, Busy, Failed, NotSupported, Unavailable, Timeout.
+    /// the unit systemd-nspawn@NAME.service. The reply comes when systemd has started it, which its unit
+    /// bounds. One that runs already is left alone. A caller that leaves does not stop the start. Mirrors
+    /// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus, and its signal
+    /// JobRemoved.
+    /// Errors: NoSuchImage, StartFailed, Busy, Failed, NotSupported, Unavailable, Timeout.
     pub async fn start_machine(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
         self.begin()?;
         let result = self.connection.start_machine(name, allow_interactive_authentication).await;
@@ -760,6 +761,15 @@ pub enum Machine1Error {
     NameTaken {
         /// The name that exists already.
         name: String,
+    },
+    /// systemd could not start the machine. The journal of systemd-nspawn@NAME.service on the host says
+    /// why.
+    StartFailed {
+        /// The name of the image.
+        name: String,
+        /// What became of it: failed, timeout, canceled, dependency, or another result of a job of
+        /// systemd, org.freedesktop.systemd1(5).
+        result: String,
     },
     /// systemd-machined cannot do this with a machine or image of this kind, for example open a shell in
     /// a virtual machine, copy files from the host to itself, or terminate the host; or it is too old to
