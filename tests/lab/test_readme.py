@@ -37,6 +37,8 @@ WEB = r'"name"\s*:\s*"web"'
 EXPECTED = {
     "--exec call": Expectation(r"(?m)^bin\b", 258, status=1),
     "--more --collect call": Expectation(rf"(?s)^\x1e?\[.*{WEB}"),
+    "WatchMachines": Expectation(rf'(?s)"event"\s*:\s*"snapshot".*{WEB}', status=124),
+    "WaitMachine": Expectation(WEB),
     "--oneway call": Expectation(r"^$"),
     "call exec:": Expectation(WEB),
     "list-registry": Expectation(r"io\.machine1 +unix:/run/machine1/io\.machine1", 260),
