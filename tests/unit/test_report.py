@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bridge import __version__, policy, probe, report
-from bridge.policy import PolicyError, parse
+from bridge.policy import PRESETS, PolicyError, parse
 from bridge.probe import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -294,8 +294,9 @@ def test_policies_are_told_of_but_not_told(
     text = run(capfdbinary, "--socket", service.path)
     shipped, good, bad = text["policies"][1:]
     assert shipped.startswith("default.toml:")
-    assert "the one that comes with the program, loads: 36 methods, polkit required, host-paths" in shipped
-    assert good == f"{'NAME1.toml:':<28} loads: 13 methods, polkit required, depth 16"
+    loads = f"loads: {len(PRESETS['all'])} methods, polkit required, host-paths"
+    assert f"the one that comes with the program, {loads}" in shipped
+    assert good == f"{'NAME1.toml:':<28} loads: {len(PRESETS['read-only'])} methods, polkit required, depth 16"
     mistake = "does not load, so its service does not start: line 2: machines[0]: '...' has a [ without its ]; [[] is"
     assert bad.startswith(f"{'NAME2.toml:':<28} {mistake}")
     assert [problem for problem in text["wrong"] if problem.startswith(f"! NAME2.toml: {mistake}")]
