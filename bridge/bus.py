@@ -430,6 +430,11 @@ class Bus:
             raise _inconsistent(f"{member} was answered with '{answer.signature}' instead of '{reply}'")
         return answer
 
+    @property
+    def connection(self) -> object:
+        """What the next call goes over; None if that will open another one."""
+        return self._connection
+
     def send(self, message: Message) -> None:
         """Send a call whose reply nobody waits for. Where there is no connection, nobody is there to be called."""
         if self._connection is not None and self._connection.ready.done:

@@ -45,12 +45,13 @@ class _Jobs:
         self._bus = Bus(loop, per_user, waiting_max, listener=self)
         self._systemd = ""  # its unique name: anybody may send signals that say they are systemd's
         self._users = 0
+        self._listening: Future[None] | None = None
+        self._listening_on: object = None  # the connection that has the rules
         self._results: dict[str, list[Future[str]]] = {}  # by job: a start that is under way is one job for all
 
     async def start(self, unit: str, user: int, left: Future[None] | None) -> str:
         self._users += 1
         try:
-            # Each time, as another may wait for the same answer still. The bus takes the same rule for one.
             await self._listen()
             answer = await self._bus.ask(new_method_call(SYSTEMD, "StartUnit", "ss", (unit, "fail")), "o", user=user)
             (job,) = answer.body()
@@ -62,6 +63,21 @@ class _Jobs:
                 self.close("the last one has its result")
 
     async def _listen(self) -> None:
+        """Once a connection: dbus-daemon counts the same rule each time, and takes no more than 512 of one."""
+        if self._listening is None or (self._listening.done and self._listening_on is not self._bus.connection):
+            listening = self._listening = Future[None](self._loop)
+            try:
+                await self._add_rules()
+            except Exception as error:
+                self._listening = None
+                listening.fail(error)
+                raise
+            self._listening_on = self._bus.connection
+            listening.resolve(None)
+        else:
+            await self._listening
+
+    async def _add_rules(self) -> None:
         # While who has queued a job is there, systemd sends JobRemoved also where nobody has called Subscribe().
         for sender, interface, member in (
             (SYSTEMD.bus_name, SYSTEMD.interface, "JobRemoved"),

@@ -42,6 +42,7 @@ class FakeBus:
         self.started: list[tuple[str, str]] = []
         self.replies: list[Future[Answer]] = []
         self.closed = False
+        self.connection = object()
 
     async def call(self, message: Message, reply: str) -> tuple[Any, ...]:
         self.rules.append(message.body[0])
@@ -65,10 +66,11 @@ class Scene:
         self.loop = loop
         self.buses: list[FakeBus] = []
         self.units = Units(loop, 2, 10)
+        self.bus: type[FakeBus] = FakeBus
 
     def connect(self, loop: Loop, per_user: int, waiting_max: int, listener: Listener) -> FakeBus:
         assert (per_user, waiting_max) == (2, 10)
-        self.buses.append(FakeBus(loop, listener))
+        self.buses.append(self.bus(loop, listener))
         return self.buses[-1]
 
     def turn(self) -> None:
@@ -154,6 +156,38 @@ def test_two_who_start_the_same_unit_have_one_job(scene: Scene) -> None:
     scene.says(2, "/job/2", "systemd-nspawn@db.service", "failed")
     assert other.result == "failed"
     assert len(scene.buses) == 1
+
+
+def test_however_many_start_the_bus_has_each_rule_once(scene: Scene) -> None:
+    """dbus-daemon takes no more than 512 of a connection, which one start that hangs keeps open for all."""
+    for _ in range(3):
+        scene.start()
+    assert len(scene.buses[0].rules) == 2
+
+
+def test_another_connection_has_the_rules_as_well(scene: Scene) -> None:
+    """One that systemd has left too many calls on unanswered takes no more."""
+    scene.start()
+    scene.buses[0].connection = object()
+    scene.start()
+    assert len(scene.buses[0].rules) == 4
+
+
+def test_who_waits_for_another_to_listen_is_told_that_it_failed(scene: Scene) -> None:
+    class Silent(FakeBus):
+        async def call(self, message: Message, reply: str) -> tuple[Any, ...]:
+            await super().call(message, reply)
+            answers.append(Future(self._loop))
+            return await answers[-1]
+
+    answers: list[Future[tuple[Any, ...]]] = []
+    scene.bus = Silent
+    tasks = [scene.start() for _ in range(2)]
+    assert len(answers) == 1
+    answers[0].fail(Unavailable("no bus"))
+    scene.turn()
+    assert all(isinstance(task.error, Unavailable) for task in tasks)
+    assert not scene.buses[0].started
 
 
 def test_a_start_that_systemd_refuses_is_its_error(scene: Scene) -> None:
