@@ -39,7 +39,11 @@ WAITING_MAX = 1024
 # The reply with 10,000 machines has 2 MB; the bus itself lets much more through.
 MESSAGE_MAX = 16 * 1024 * 1024
 
+# What an error says for people. A guest words some of them, and they go into the journal.
+ERROR_TEXT_MAX = 4096
+
 _FIXED_HEADER = 16
+
 
 class DBusError(Exception):
     """An error that came over the bus. `name` is the D-Bus one; `message` is what the other side says for people."""
@@ -71,6 +75,8 @@ class Answer:
         try:
             if len(self.received) < (number := self.header.fields.get(HeaderFields.unix_fds, 0)):
                 raise ValueError(f"{len(self.received)} of {number} file descriptors")
+            if len(self.data) < self.header.body_length:
+                raise ValueError(f"{self.header.body_length} bytes are too many")
             if not self.signature:
                 return ()
             body, _ = _type(self.signature).parse_data(self.data, 0, self.header.endianness, fds=self.received)
@@ -134,6 +140,7 @@ class _Connection:
         self._pending: dict[int, Future[Answer]] = {}
         self._incoming = bytearray()
         self._received: list[FileDescriptor] = []
+        self._unwanted = 0  # bytes that are still to come of a message which is too large
         self._authenticator: Authenticator | None = Authenticator(enable_fds=True)
         self._outgoing: deque[tuple[bytes, list[FileDescriptor]]] = deque()
         self._abandoned: set[int] = set()
@@ -279,18 +286,29 @@ class _Connection:
         else:
             self._incoming += data
             self._received += received
+            self._pass_over()
             while not self._closed and len(self._incoming) >= _FIXED_HEADER:
-                size = calc_msg_size(self._incoming[:_FIXED_HEADER])
+                size = wanted = calc_msg_size(self._incoming[:_FIXED_HEADER])
                 if size > MESSAGE_MAX:
-                    raise ValueError(f"a message of {size} bytes")
-                if len(self._incoming) < size:
+                    # Without its body it fails the call that it answers, and no other: a guest may have made it large.
+                    wanted = size - _body_length(self._incoming)
+                    if wanted > MESSAGE_MAX:
+                        raise ValueError(f"a header of {wanted} bytes")
+                if len(self._incoming) < wanted:
                     break
-                message = bytes(self._incoming[:size])
-                del self._incoming[:size]
+                message = bytes(self._incoming[:wanted])
+                del self._incoming[:wanted]
+                self._unwanted = size - wanted
+                self._pass_over()
                 self._dispatch(message)
             if self._received and not self._incoming:
                 # They would be taken for the next reply's, whose client would get what is another's.
                 raise ValueError("file descriptors that belong to no message")
+
+    def _pass_over(self) -> None:
+        passed = min(self._unwanted, len(self._incoming))
+        del self._incoming[:passed]
+        self._unwanted -= passed
 
     def _authenticate(self, authenticator: Authenticator, data: bytes) -> None:
         authenticator.feed(data)
@@ -395,9 +413,14 @@ class Bus:
         deadline: float | None = DEADLINE,
         given_up: Future[None] | None = None,
         user: int = ROOT,
+        most: int = MESSAGE_MAX,
     ) -> tuple[Any, ...]:
-        """The body of the reply, whose signature has to be `reply`: see `ask`."""
-        return (await self.ask(message, reply, deadline, given_up, user)).body()
+        """The body of the reply, whose signature has to be `reply`: see `ask`. With more bytes it is an error."""
+        answer = await self.ask(message, reply, deadline, given_up, user)
+        if len(answer.data) > most:
+            fds.close(answer.received)
+            raise DBusError("org.freedesktop.DBus.Error.LimitsExceeded", f"{len(answer.data)} bytes are too many")
+        return answer.body()
 
     async def ask(
         self,
@@ -532,6 +555,11 @@ def _duplicates(numbers: Sequence[int]) -> list[FileDescriptor]:
     return duplicates
 
 
+def _body_length(message: bytearray) -> int:
+    (length,) = struct.unpack_from("<I" if message[0] == ord("l") else ">I", message, 4)
+    return int(length)
+
+
 @lru_cache(32)
 def _type(signature: str) -> Struct:
     """What decodes a body of this signature."""
@@ -560,4 +588,4 @@ def _error(header: Header, body: tuple[Any, ...]) -> Exception:
 
 def _text(body: tuple[Any, ...]) -> str:
     """The text of an error reply, by convention the first of its body."""
-    return body[0] if body and isinstance(body[0], str) else ""
+    return body[0][:ERROR_TEXT_MAX] if body and isinstance(body[0], str) else ""

@@ -11,7 +11,7 @@ from jeepney.bus_messages import MatchRule, message_bus
 from jeepney.fds import FileDescriptor
 
 from . import errors
-from .bus import DEADLINE, Bus, DBusError, Signal
+from .bus import DEADLINE, MESSAGE_MAX, Bus, DBusError, Signal
 from .limits import Limits
 from .listed import Image, Images, Machine, Machines
 from .loop import Future, Loop
@@ -40,6 +40,12 @@ SLOW = (
     "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift", "CloneImage", "RemoveImage", "CleanPool",
     "GetImageHostname", "GetImageMachineID", "GetImageMachineInfo", "GetImageOSRelease",
 )  # fmt: skip
+# What a guest or a disk says, as long as it likes: so many bytes are taken of it. They are decoded on the one thread.
+SAID_INSIDE = (
+    "GetMachineAddresses", "GetMachineOSRelease",
+    "GetImageHostname", "GetImageMachineID", "GetImageMachineInfo", "GetImageOSRelease",
+)  # fmt: skip
+SAID_INSIDE_MAX = 64 * 1024
 # After these images are others, or may be.
 CHANGE_IMAGES = (
     "CloneImage", "RemoveImage", "RenameImage", "MarkImageReadOnly", "SetImageLimit", "SetPoolLimit", "CleanPool",
@@ -254,8 +260,9 @@ class Machined:
         """
         bus = self._slow if member in SLOW else self._quick
         message = new_method_call(_MANAGER, member, signature, arguments)
+        most = SAID_INSIDE_MAX if member in SAID_INSIDE else MESSAGE_MAX
         try:
-            return await bus.call(message, reply, deadline, user=self._user)
+            return await bus.call(message, reply, deadline, user=self._user, most=most)
         except DBusError as error:
             if member in SINCE and _is_too_old(error):
                 raise errors.NotSupported(f"systemd does this from version {SINCE[member]} on") from error

@@ -103,6 +103,7 @@ class FakeBus:
         deadline: float | None = DEADLINE,
         given_up: Future[None] | None = None,
         user: int = 0,
+        most: int = 0,
     ) -> tuple[Any, ...]:
         fields = message.header.fields
         member, signature = fields[HeaderFields.member], fields.get(HeaderFields.signature, "")

@@ -227,9 +227,9 @@ def garbage(link: Link, _call: Message) -> None:
 
 
 def too_large(link: Link, call: Message) -> None:
-    """The header alone says so."""
+    """The header alone: a large body is passed over."""
     data = bytearray(link.reply(call, "s", "x"))
-    data[4:8] = TOO_LARGE.to_bytes(4, "little")
+    data[12:16] = TOO_LARGE.to_bytes(4, "little")
     link.send(bytes(data))
 
 

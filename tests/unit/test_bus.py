@@ -30,7 +30,7 @@ from bridge import bus as module
 from bridge.bus import Bus, DBusError, Repeated, Signal
 from bridge.errors import Timeout, TooManyOperations, Unavailable
 from bridge.loop import Future, Loop
-from bridge.machined import READS, SLOW, Machined, to_varlink_error
+from bridge.machined import READS, SAID_INSIDE_MAX, SLOW, Machined, to_varlink_error
 
 from .conftest import open_fds
 
@@ -903,12 +903,10 @@ def test_a_message_without_a_header_that_can_be_read_ends_the_connection(connect
     connected.until(lambda: connected.link.lost)
 
 
-@pytest.mark.parametrize("part", ["body", "header"])
-def test_a_message_that_is_too_large_ends_the_connection_before_it_comes(connected: Bench, part: str) -> None:
+def test_a_header_that_is_too_large_ends_the_connection_before_it_comes(connected: Bench) -> None:
     outcome = connected.call(deadline=None)
     connected.calls(1)
-    body, header = (module.MESSAGE_MAX, 0) if part == "body" else (0, module.MESSAGE_MAX)
-    connected.link.send(b"l\x02\0\1" + body.to_bytes(4, "little") + b"\1\0\0\0" + header.to_bytes(4, "little"))
+    connected.link.send(b"l\x02\0\1" + bytes(4) + b"\1\0\0\0" + module.MESSAGE_MAX.to_bytes(4, "little"))
     error = outcome.error()
     assert isinstance(error, Unavailable)
     assert "bytes" in str(error.parameters["reason"])
@@ -923,7 +921,44 @@ def test_a_message_may_be_so_large(connected: Bench, monkeypatch: pytest.MonkeyP
     connected.link.send(exact)
     assert outcomes[0].value() == ("x" * 1000,)
     connected.link.answer(second, "s", "x" * 1001)
-    assert outcomes[1].unavailable()
+    name, text = outcomes[1].dbus_error()
+    assert (name, "1006 bytes are too many" in text) == ("org.freedesktop.DBus.Error.InconsistentMessage", True)
+
+
+@pytest.mark.parametrize("error", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_reply_that_is_too_large_fails_its_call_and_no_other(
+    connected: Bench, monkeypatch: pytest.MonkeyPatch, size: int, error: bool
+) -> None:
+    monkeypatch.setattr(module, "MESSAGE_MAX", 1000)
+    outcomes = [connected.call(reply="s", deadline=None) for _ in range(2)]
+    first, second = connected.calls(2)
+    text = ("x" * 1000,)
+    large = new_error(first, "org.example.Large", "s", text) if error else new_method_return(first, "s", text)
+    stream = connected.link.encode(large) + connected.link.encode(new_method_return(second, "s", ("small",)))
+    for begin in range(0, len(stream), size):
+        connected.link.send(stream[begin : begin + size])
+        connected.turn(0)
+    assert "too many" in outcomes[0].dbus_error()[1]
+    assert outcomes[1].value() == ("small",)
+    assert len(connected.links) == 1
+
+
+def test_a_call_may_take_less(connected: Bench) -> None:
+    message = new_method_call(ADDRESS, "M")
+    outcomes = [Outcome(connected, connected.bus.call(message, "s", most=20)) for _ in range(2)]
+    first, second = connected.calls(2)
+    connected.link.answer(first, "s", "x" * 15)
+    connected.link.answer(second, "s", "x" * 16)
+    assert outcomes[0].value() == ("x" * 15,)
+    assert outcomes[1].dbus_error() == ("org.freedesktop.DBus.Error.LimitsExceeded", "21 bytes are too many")
+
+
+def test_the_text_of_an_error_is_only_so_long(connected: Bench) -> None:
+    """A guest has written it, when its own systemd refuses a shell."""
+    outcome = connected.call()
+    connected.link.fail(connected.calls(1)[0], "org.example.Long", "x" * 10_000)
+    assert outcome.dbus_error() == ("org.example.Long", "x" * module.ERROR_TEXT_MAX)
 
 
 # --- limits of the bus and of who is called -------------------------------------------------------------------------
@@ -1230,6 +1265,16 @@ def test_the_deadline_of_a_call_to_machined_is_the_callers(bench: Bench, deadlin
     assert outcome.done == (deadline is not None)
     machined.close()
     outcome.error()
+
+
+@pytest.mark.parametrize("member", ["GetMachineOSRelease", "GetMachineAddresses", "GetImageMachineInfo"])
+def test_what_is_said_inside_of_a_machine_is_taken_only_so_far(bench: Bench, member: str) -> None:
+    machined = Machined(bench.loop)
+    outcome = Outcome(bench, machined.call(member, "", reply="s"))
+    (call,) = bench.calls(1)
+    bench.link.answer(call, "s", "x" * SAID_INSIDE_MAX)
+    assert outcome.dbus_error()[0] == "org.freedesktop.DBus.Error.LimitsExceeded"
+    machined.close()
 
 
 def test_the_bus_greets_by_its_name() -> None:

@@ -52,6 +52,7 @@ class FakeBus(Bus):
         deadline: float | None = DEADLINE,
         given_up: Future[None] | None = None,
         user: int = 0,
+        most: int = 0,
     ) -> tuple[Any, ...]:
         self.calls.append((message, reply, deadline))
         self.users.append(user)
