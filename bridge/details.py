@@ -70,7 +70,8 @@ _MEMBERS: tuple[tuple[str, str, str, Callable[[Any], object]], ...] = (
 
 
 async def details(machined: Machined, machine: Machine) -> dict[str, Any]:
-    """All that machined says of it. Does not raise what machined says."""
+    """All that machined says of it. Does not raise what machined says, but Unavailable when the client has left."""
+    machined.require_client()
     name, _, _, path = machine
     found: dict[str, Any] = {}
     missing: list[dict[str, str]] = []
@@ -86,6 +87,7 @@ async def details(machined: Machined, machine: Machine) -> dict[str, Any]:
                 reason = f"known from systemd {SINCE[member]} on" if member in SINCE else "unknown to this systemd"
                 missing.append({"piece": field, "error": UNKNOWN_PROPERTY, "reason": reason})
     for field, member, reply, shape in _MEMBERS:
+        machined.require_client()
         try:
             (value,) = await machined.call(member, "s", name, reply=reply)
             found[field] = shape(value)

@@ -160,9 +160,13 @@ _PROPERTIES = ("path", *_SIZES)
 
 
 async def _describe(machined: Machined, entry: Image, detailed: bool) -> dict[str, Any] | None:
-    """The image; None if it has been removed since it was listed. With details if it still is shown by then."""
+    """The image; None if it has been removed since it was listed. With details if it still is shown by then.
+
+    Raises Unavailable when the client has left before those.
+    """
     if not detailed:
         return image_of(entry)
+    machined.require_client()
     if not machined.shown.shows_image(entry[0]):
         return None
     details = await _details(machined, entry)

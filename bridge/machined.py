@@ -221,6 +221,11 @@ class Machined:
         view.__dict__ = self.__dict__ | {"_user": user, "shown": shown, "left": left}
         return view
 
+    def require_client(self) -> None:
+        """Raise Unavailable if nobody is there any more for whom the next of many calls would be made."""
+        if self.left is not None and self.left.done:
+            raise errors.Unavailable("the client has left, or machine1-bridge stops")
+
     @property
     def rules(self) -> int:
         """Which policy's: what was shared under one is not shared under the next."""

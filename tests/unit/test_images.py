@@ -205,6 +205,15 @@ def test_details_in_one_reply_are_not_of_hidden_images() -> None:
     assert all("disk" not in str(asked) and "2d2" not in str(asked) for asked in machined.asked)
 
 
+def test_no_image_is_looked_into_for_a_client_that_has_left() -> None:
+    machined = Talkative()
+    machined.left = Future(LOOP)
+    machined.left.resolve(None)
+    with pytest.raises(Unavailable):
+        call("ListImages", machined, details=True)
+    assert machined.asked == []
+
+
 def test_an_image_that_is_hidden_meanwhile_is_not_looked_into() -> None:
     machined = Talkative(shown=(shown := Hidden()))
     reply = result_of(METHODS["io.machine1.ListImages"].streamed(machined, {"details": True}))  # type: ignore[misc]

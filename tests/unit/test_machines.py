@@ -23,9 +23,11 @@ from bridge.errors import (
     PermissionDenied,
     StartFailed,
     Timeout,
+    Unavailable,
     VarlinkError,
 )
 from bridge.listed import Images, Machines
+from bridge.loop import Future, Loop
 from bridge.machined import Machined, Rules
 from bridge.messages import Reply
 from bridge.methods import METHODS
@@ -276,6 +278,25 @@ def test_who_leaves_in_the_middle_leaves_nothing_to_do() -> None:
     reply.stream.close()
     reply.stream.close()
     assert result_of(reply.stream.next()) == Reply({"machines": []})
+
+
+def test_nobody_is_asked_for_details_for_a_client_that_has_left() -> None:
+    """Those of a thousand machines that do not answer would keep the service from ending for hours."""
+    machined = Talkative()
+    loop = Loop()
+    loop.close()  # nothing waits in it
+    machined.left = Future(loop)
+    first = machined.call
+
+    async def leave(member: str, signature: str = "", *arguments: object, **options: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        assert machined.left is not None
+        machined.left.resolve(None)
+        return await first(member, signature, *arguments, **options)
+
+    machined.call = leave  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        call("ListMachines", machined, details=True)
+    assert [asked[:2] for asked in machined.asked] == [("GetAll", "db"), ("GetMachineAddresses", "db")]
 
 
 def test_details_come_with_lists_of_what_is_shown() -> None:
