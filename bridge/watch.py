@@ -253,12 +253,18 @@ class MachineWatch(Watch[Machine]):
             self._publish("removed", self.state[name])
 
     def moved(self, there: bool) -> None:
-        """A machined that leaves without machines has none until it comes again, and then announces them."""
+        """A machined that leaves without machines has none until it comes again, and then announces them.
+
+        The same goes for one whose machines are hidden, all of them: a gap would tell that there are some.
+        """
         if there:
             self._want()
-        elif self._names:
+        elif any(self.shows(name) for name in self._names):
             self._lose()
             self._want()
+        else:
+            for name in list(self._names):
+                self.removed(name)
 
     def broke(self) -> None:
         self._broken = True

@@ -276,6 +276,22 @@ def test_a_machined_that_leaves_without_machines_leaves_none(scene: Scene) -> No
     assert scene.told(stream) == ("added", ["a"])
 
 
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_machined_that_leaves_with_hidden_machines_alone_looks_as_one_without(scene: Scene, pending: bool) -> None:
+    scene.hidden = {"secret", "other"}
+    stream, _ = scene.begin("secret")
+    if pending:
+        scene.now.told.added("other", "/m/other")
+    scene.now.told.moved(False)
+    scene.now.told.moved(True)
+    scene.now.told.added("secret", "/m/secret")  # as a machined does that begins
+    scene.now.told.added("a", "/m/a")
+    scene.answer("a", "secret")
+    assert scene.told(stream) == ("added", ["a"])
+    assert not scene.next(stream).done
+    assert set(scene.watch.state) == {".host", "a", "secret"}
+
+
 def test_a_bus_that_breaks_leaves_a_gap(scene: Scene) -> None:
     stream, _ = scene.begin("a")
     broken = scene.now
