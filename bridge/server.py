@@ -401,7 +401,9 @@ class Connection:
 
     def _follow(self, call: Call, stream: Stream) -> None:
         if self._finishing:
-            _close_stream(stream)  # it may have come after `finish`
+            # It came after `finish`, as that of a first call may. That it ends here must not look like all of it.
+            self.peer.left.resolve(None)
+            _close_stream(stream)
         self._call = call
         self._share.start(self._made(self._dispatcher.follow(call, self.peer, stream)), partial(self._finished, call))
 

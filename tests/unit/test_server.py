@@ -1404,6 +1404,25 @@ def test_stop_answers_the_first_call_of_who_has_just_come(stage: Stage) -> None:
     assert stage.dispatcher.asked == [1, 3]
 
 
+def test_stop_ends_the_stream_of_a_first_call_as_that_of_any_other(stage: Stage, client: Client) -> None:
+    """Its dispatcher knows by `left` that more was to come, which a stream that is closed does not say."""
+    left: list[bool] = []
+    follow = stage.dispatcher.follow
+
+    async def ask(call: Call, peer: Peer, stream: Stream) -> Reply:
+        left.append(peer.left.done)
+        await follow(call, peer, stream)
+        return Reply(error="t.Stopping")
+
+    stage.dispatcher.follow = ask  # type: ignore[method-assign]
+    stage.turn()
+    stage.server.stop()
+    client.send("t.Stream", more=True)
+    stage.until(lambda: stage.ended)
+    assert client.receive(2)[1]["error"] == "t.Stopping"
+    assert left == [True]
+
+
 def test_stop_waits_for_a_first_call_only_so_long(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.server.FIRST_CALL_MAX", 0.05)
     silent, holding = stage.client(), stage.client()
