@@ -27,6 +27,9 @@ AGAIN = 0.000_15
 # Seconds that a share has turns for, one after the other, while no other is known to have something to do.
 STRETCH = 0.000_2
 
+# Seconds that epoll_wait(2) can be asked to wait: it takes an int of milliseconds.
+PATIENCE_MAX = 2_000_000.0
+
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 # The kernel reports these two whether asked or not.
 HANGUP = select.EPOLLHUP | select.EPOLLERR
@@ -225,7 +228,7 @@ class Loop:
             self._cancelled_timers -= 1
         if not self._timers:
             return None
-        return max(0.0, self._timers[0][0] - time.monotonic())
+        return min(max(0.0, self._timers[0][0] - time.monotonic()), PATIENCE_MAX)
 
     def _call_due_timers(self) -> None:
         if not self._timers:

@@ -241,6 +241,20 @@ def test_a_timer_does_not_go_off_early(loop: Loop) -> None:
     assert time.monotonic() - started >= 0.05
 
 
+@pytest.mark.parametrize("seconds", [1e9, 9_223_372_036_854.775807])
+def test_a_timer_may_be_as_late_as_anybody_asks(
+    loop: Loop, pairs: list[tuple[socket.socket, socket.socket]], seconds: float
+) -> None:
+    """The longest timeout of WaitMachine, and of --idle-timeout: epoll_wait(2) takes 25 days at most."""
+    here, there = pairs[0]
+    loop.watch(here.fileno(), READ, lambda _: loop.stop())
+    there.send(b"x")
+    timer = loop.call_later(seconds, lambda: None)
+    loop.run()
+    assert timer.callback is not None
+    loop.unwatch(here.fileno())
+
+
 def test_waiting_for_a_timer_costs_no_time_of_the_processor(loop: Loop) -> None:
     started = time.process_time()
     loop.call_later(0.2, loop.stop)
