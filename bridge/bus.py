@@ -39,6 +39,10 @@ WAITING_MAX = 1024
 # The reply with 10,000 machines has 2 MB; the bus itself lets much more through.
 MESSAGE_MAX = 16 * 1024 * 1024
 
+# The body of a signal that somebody listens to: names, paths and numbers. Others may send what takes seconds to decode,
+# where the policy of the bus does not keep them from it.
+SIGNAL_MAX = 4096
+
 # What an error says for people. A guest words some of them, and they go into the journal.
 ERROR_TEXT_MAX = 4096
 
@@ -339,7 +343,7 @@ class _Connection:
 
     def _dispatch(self, message: bytes) -> None:
         """Give a reply to who waits for it, and a signal to who listens. All else is dropped undecoded, as are signals
-        where nobody listens: anybody may send them to this connection.
+        where nobody listens, and large ones: anybody may send them to this connection.
 
         Each message says how many file descriptors are its own, so reading ahead mixes nothing up.
         """
@@ -354,7 +358,11 @@ class _Connection:
                 self._came_late(serial)
                 return
             future = self._pending.pop(serial, None)
-        elif header.message_type == MessageType.signal and self._listener is not None:
+        elif (
+            header.message_type == MessageType.signal
+            and self._listener is not None
+            and header.body_length <= SIGNAL_MAX
+        ):
             self._hear(self._listener, header, Answer(header, message[end + -end % 8 :], received))
             return
         if future is None:

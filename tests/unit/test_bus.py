@@ -1345,6 +1345,20 @@ def test_a_signal_that_makes_no_sense_ends_the_connection(listening: tuple[Bench
     assert ears.log == ["broke"]
 
 
+@pytest.mark.parametrize("size", [module.SIGNAL_MAX, 20 * 1024 * 1024])
+def test_a_large_signal_is_dropped_undecoded(listening: tuple[Bench, Ears], size: int) -> None:
+    """It can be none of those that are listened to. Anybody may have sent it."""
+    bench, ears = listening
+    large = bench.link.encode(noise(MessageType.signal, "s", ("x" * size,)))
+    small = bench.link.encode(noise(MessageType.signal, "s", ("x",)))
+    for begin in range(0, len(large), 65536):
+        bench.link.send(large[begin : begin + 65536])
+        bench.turn(0)
+    bench.link.send(small)
+    bench.until(lambda: bool(ears.log))
+    assert ears.log == [Signal("", "org.example.Noise", "Noise", ("x",))]
+
+
 def test_descriptors_of_a_signal_are_closed(listening: tuple[Bench, Ears]) -> None:
     bench, ears = listening
     before = open_fds()
