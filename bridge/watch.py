@@ -314,9 +314,21 @@ class MachineWatch(Watch[Machine]):
         return any(not os.path.lexists(directory / name) for name in machines if name != HOST)
 
     def _doubt(self, machines: Machines) -> None:
-        """The answer does not fit. Ask again soon; the list has the last word."""
+        """The answer does not fit. Ask again soon; the list has the last word.
+
+        Where it differs in hidden machines alone, that makes no gap: it would tell of them.
+        """
         self._doubts += 1
         if self._doubts > DOUBTS_MAX:
+            listed = set(machines) - {HOST}
+            if self.settled and not any(self.shows(name) for name in self._names ^ listed):
+                for name in self._names - listed:
+                    self.removed(name)
+                for name in listed - self._names:
+                    self._names.add(name)
+                    self._publish("added", machines[name])
+                self._doubts = 0
+                return
             self._lose()
         self.loop.call_later(DOUBT, self._want)
 

@@ -323,6 +323,19 @@ def test_a_list_that_does_not_fit_is_asked_for_again_and_has_the_last_word(scene
     assert scene.told(stream) == ("snapshot", ["a", "never-announced"])
 
 
+def test_what_is_hidden_makes_no_gap_however_little_it_fits(scene: Scene) -> None:
+    """A hidden machine that lingers in the list of a busy machined, or that was never announced to be gone."""
+    scene.hidden = {"never-announced", "gone"}
+    stream, _ = scene.begin("a", "gone")
+    scene.watch._want()
+    for _ in range(module.DOUBTS_MAX + 1):
+        scene.answer("a", "never-announced")
+    assert not scene.next(stream).done
+    assert set(scene.watch.state) == {".host", "a", "never-announced"}
+    scene.now.told.removed("a")
+    scene.until(lambda: len(scene.watch.state) == 2)
+
+
 def test_who_lingers_in_the_list_has_not_come_back(scene: Scene) -> None:
     """262 forgets a machine a moment after it has said that it is gone."""
     stream, _ = scene.begin("a", "b")
