@@ -40,7 +40,8 @@ SLOW = (
     "GetMachineAddresses", "GetMachineOSRelease", "GetMachineUIDShift", "CloneImage", "RemoveImage", "CleanPool",
     "GetImageHostname", "GetImageMachineID", "GetImageMachineInfo", "GetImageOSRelease",
 )  # fmt: skip
-# What a guest or a disk says, as long as it likes: so many bytes are taken of it. They are decoded on the one thread.
+# What a guest or a disk says, as long as it likes: so many bytes are taken of it, and of the properties of a machine,
+# some of which are texts of who registered it. They are decoded on the one thread.
 SAID_INSIDE = (
     "GetMachineAddresses", "GetMachineOSRelease",
     "GetImageHostname", "GetImageMachineID", "GetImageMachineInfo", "GetImageOSRelease",
@@ -291,7 +292,7 @@ class Machined:
     ) -> dict[str, Any]:
         """Those of an object of machined's, by name. Raises what Bus.call raises."""
         message = new_method_call(DBusAddress(path, _MANAGER.bus_name, _PROPERTIES), "GetAll", "s", (interface,))
-        (found,) = await self._quick.call(message, "a{sv}", DEADLINE, user=self._user)
+        (found,) = await self._quick.call(message, "a{sv}", DEADLINE, user=self._user, most=SAID_INSIDE_MAX)
         return {name: value for name, (_, value) in found.items()}
 
     def begin(self, call: Coroutine[Future[Any], None, T]) -> Future[T]:

@@ -1277,6 +1277,16 @@ def test_what_is_said_inside_of_a_machine_is_taken_only_so_far(bench: Bench, mem
     machined.close()
 
 
+def test_properties_are_taken_only_so_far(bench: Bench) -> None:
+    """Who registers a machine says what its service is called, and where it is reached by SSH."""
+    machined = Machined(bench.loop)
+    outcome = Outcome(bench, machined.machine_properties("web", "/web"))  # type: ignore[arg-type]
+    (call,) = bench.calls(1)
+    bench.link.answer(call, "a{sv}", {"Name": ("s", "web"), "Service": ("s", "x" * SAID_INSIDE_MAX)})
+    assert outcome.dbus_error()[0] == "org.freedesktop.DBus.Error.LimitsExceeded"
+    machined.close()
+
+
 def test_the_bus_greets_by_its_name() -> None:
     """By which its own errors are told from those of others."""
     assert message_bus.bus_name == "org.freedesktop.DBus"
