@@ -80,7 +80,7 @@ class Dispatcher:
     async def follow(self, call: Call, peer: Peer, stream: Stream) -> Reply:
         """The reply after one that had this stream, by the policy of now. Never raises."""
         try:
-            self._authorizer.policy.require_method(call.method)
+            self._authorizer.policy.decide(call.method, call.parameters)
             reply = await stream.next()
             if peer.left.done:
                 reply.close()

@@ -70,9 +70,9 @@ _EVERY_IMAGE = frozenset(INTERFACE + method for method in _POOL | {"GetPool"})
 # decision, nor does `guest-path`; `arguments` are decided with `program`. Whatever is not here is refused.
 _ASK = {"allowInteractiveAuthentication": "free"}
 _MORE: dict[str, dict[str, str]] = {
-    "ListMachines": {"all": "free", "class": "free", "service": "free", "details": "free"} | _ASK,
-    "GetMachine": {"details": "free"} | _ASK,
-    "GetMachineByPID": {"pid": "free", "details": "free"} | _ASK,
+    "ListMachines": {"all": "free", "class": "free", "service": "free", "details": "details"} | _ASK,
+    "GetMachine": {"details": "details"} | _ASK,
+    "GetMachineByPID": {"pid": "free", "details": "details"} | _ASK,
     "MapFromMachineUser": {"uid": "free"},
     "MapFromMachineGroup": {"gid": "free"},
     "MapToMachineUser": {"uid": "free"},
@@ -93,8 +93,8 @@ _MORE: dict[str, dict[str, str]] = {
     "WatchMachines": {"cursor": "free", "all": "free"},
     # One that is not shown never comes: that needs no decision, and a refusal would end the wait.
     "WaitMachine": {"name": "free", "state": "free", "timeout": "free"},
-    "ListImages": {"all": "free", "type": "free", "read_only": "free", "details": "free"} | _ASK,
-    "GetImage": {"details": "free"} | _ASK,
+    "ListImages": {"all": "free", "type": "free", "read_only": "free", "details": "details"} | _ASK,
+    "GetImage": {"details": "details"} | _ASK,
     "WatchImages": {"cursor": "free", "all": "free"},
     "RemoveImage": _ASK,
     "CloneImage": {"read_only": "free"} | _ASK,
@@ -264,6 +264,7 @@ class Policy:
     programs: tuple[Program, ...] | None = ()
     environment: Globs = Globs()
     host_paths: bool = False
+    details: bool = False
     polkit_required: bool = True
     limits: Limits = Limits()  # noqa: RUF009  immutable
 
@@ -343,6 +344,9 @@ class Policy:
             case "host-path":
                 if not self.host_paths:
                     _deny(f"{parameter} is a path of the host, which the policy does not allow")
+            case "details":
+                if value and not self.details:
+                    _deny(f"{parameter} is true, and the policy allows no details")
             case "guest-path" | "arguments" | "free":
                 pass
             case _:
@@ -459,7 +463,8 @@ _STRING = re.compile(r"""#[^\n]*|\"{3}(?s:.*?)\"{3}|'{3}(?s:.*?)'{3}|"(?:[^"\\\n
 _LINE = re.compile(r"\(?at line (\d+), column \d+\)?")
 
 _KEYS = (
-    "preset", "methods", "machines", "images", "users", "programs", "environment", "host-paths", "polkit", "limits",
+    "preset", "methods", "machines", "images", "users", "programs", "environment", "host-paths", "details",
+    "polkit", "limits",
 )  # fmt: skip
 _LIMITS = {field.replace("_", "-"): field for field in RANGES}
 
@@ -504,6 +509,7 @@ class _File:
             programs=self._programs(),
             environment=self._environment(),
             host_paths=host_paths,
+            details=self._boolean("details"),
             polkit_required=polkit_required,
             limits=self._limits(),
         )

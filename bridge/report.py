@@ -340,6 +340,7 @@ class Report:
             return self._fails(shown, f"does not load, so its service does not start: {what}")
         told = [f"{len(policy.methods)} methods", f"polkit {'required' if policy.polkit_required else 'off'}"]
         told += ["host-paths"] if policy.host_paths else []
+        told += ["details"] if policy.details else []
         usual = asdict(Limits())
         limits = asdict(policy.limits)
         told += [f"{key.replace('_', '-')} {value}" for key, value in limits.items() if value != usual[key]]

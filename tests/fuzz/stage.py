@@ -60,6 +60,7 @@ users = ["*"]
 programs = ["**"]
 environment = ["*"]
 host-paths = true
+details = true
 """
 NARROW = """
 preset = "manage"
@@ -68,6 +69,7 @@ images = ["web*"]
 users = ["root", "www-*"]
 programs = [["/bin/ls", "**"], ["/bin/id"]]
 environment = ["LANG", "LC_*"]
+details = true
 """
 # What no narrow policy has.
 FILES = {f"io.machine1.{name}" for name in ("CopyFromMachine", "CopyToMachine", "BindMountMachine")}

@@ -197,7 +197,8 @@ def test_a_hidden_image_has_no_details_and_no_reply(fresh_host: Host) -> None:
     host = fresh_host
     for name in ("seen", "hidden"):
         host.image(name)
-    policy = 'methods = ["ListImages", "GetImage", "GetPool", "CleanPool"]\nimages = ["seen"]\npolkit = "off"\n'
+    policy = 'methods = ["ListImages", "GetImage", "GetPool", "CleanPool"]\nimages = ["seen"]\n'
+    policy += 'details = true\npolkit = "off"\n'
     path = add_socket(host, "narrow", policy)
     for parameters in ({}, {"details": True}, {"all": True}, {"details": True, "all": True, "type": "directory"}):
         assert [names(reply) for reply in replies(host, "ListImages", parameters, path)] == [["seen"]]

@@ -33,6 +33,7 @@ images = ["*"]
 users = ["*"]
 programs = ["**"]
 environment = ["*"]
+details = true
 """
 # What EVERYTHING leaves out.
 FILES = ["BindMountMachine", "CopyFromMachine", "CopyToMachine", "OpenMachineRootDirectory"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -626,12 +626,14 @@ def test_each_reply_of_a_stream_shows_what_the_policy_shows() -> None:
     ]
 
 
-def test_a_stream_ends_when_another_policy_does_not_allow_it() -> None:
+@pytest.mark.parametrize("other", ["", 'preset = "read-only"\nmachines = ["web*"]\n'], ids=["method", "parameters"])
+def test_a_stream_ends_when_another_policy_does_not_allow_it(other: str) -> None:
     watch = Watch(["web1"], ["web2"])
-    ways = dispatcher(watch)
-    assert result_of(ways.answer(WATCH, USER)).stream is watch
-    ways._authorizer.policy = policy("")
-    reply = result_of(ways.follow(WATCH, USER, watch))
+    ways = dispatcher(watch, replace(SHOWS_WEB, details=True))
+    call = Call(WATCH.method, {"details": True}, more=True)
+    assert result_of(ways.answer(call, ROOT)).stream is watch
+    ways._authorizer.policy = policy(other)
+    reply = result_of(ways.follow(call, ROOT, watch))
     assert (reply.error, reply.stream) == ("org.varlink.service.PermissionDenied", None)
 
 

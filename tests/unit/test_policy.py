@@ -101,7 +101,7 @@ OPEN = 'machines = ["*", ".host"]\nimages = ["*", ".host"]\nusers = ["*"]\nprogr
 PRESETS = [
     policy(f'preset = "read-only"\n{OPEN}'),
     policy(f'preset = "manage"\n{OPEN}'),
-    policy(f'preset = "all"\nhost-paths = true\n{OPEN}', "default"),
+    policy(f'preset = "all"\nhost-paths = true\ndetails = true\n{OPEN}', "default"),
     policy(OPEN),
 ]
 # Parameters that each method takes at the least.
@@ -178,12 +178,12 @@ def test_what_nobody_knows_is_refused(method: str) -> None:
 # --- parameters: each one of the contract has a decision ------------------------------------------------------------
 
 KINDS = {"machine", "image", "new", "start", "user", "program", "arguments", "environment"}
-KINDS |= {"host-path", "guest-path", "free"}
+KINDS |= {"host-path", "guest-path", "details", "free"}
 # By hand: which parameters nothing has to be decided for.
 FREE = {
-    "ListMachines": {"all", "class", "service", "details", "allowInteractiveAuthentication"},
-    "GetMachine": {"details", "allowInteractiveAuthentication"},
-    "GetMachineByPID": {"pid", "details", "allowInteractiveAuthentication"},
+    "ListMachines": {"all", "class", "service", "allowInteractiveAuthentication"},
+    "GetMachine": {"allowInteractiveAuthentication"},
+    "GetMachineByPID": {"pid", "allowInteractiveAuthentication"},
     "MapFromMachineUser": {"uid"},
     "MapFromMachineGroup": {"gid"},
     "MapToMachineUser": {"uid"},
@@ -201,8 +201,8 @@ FREE = {
     "OpenMachineShell": {"allowInteractiveAuthentication"},
     "CopyFromMachine": {"src", "replace", "allowInteractiveAuthentication"},
     "CopyToMachine": {"dest", "replace", "allowInteractiveAuthentication"},
-    "ListImages": {"all", "type", "read_only", "details", "allowInteractiveAuthentication"},
-    "GetImage": {"details", "allowInteractiveAuthentication"},
+    "ListImages": {"all", "type", "read_only", "allowInteractiveAuthentication"},
+    "GetImage": {"allowInteractiveAuthentication"},
     "MarkImageReadOnly": {"read_only", "allowInteractiveAuthentication"},
     "SetImageLimit": {"limit", "allowInteractiveAuthentication"},
     "SetPoolLimit": {"limit", "allowInteractiveAuthentication"},
@@ -242,6 +242,21 @@ def test_what_is_about_every_image_is_for_who_sees_each(method: str, parameters:
     for images in ('["web-*"]', '["?*"]', '["[*]"]', '[".host"]', '["[!.]*", "web"]'):
         assert refusal(policy(f'methods = ["{method}"]\nimages = {images}'), method, **parameters) == reason
     assert refusal(policy(f'methods = ["{method}"]\nmachines = ["*"]'), method, **parameters) == reason
+
+
+@pytest.mark.parametrize("method", ["ListMachines", "GetMachine", "GetMachineByPID", "ListImages", "GetImage"])
+def test_details_are_for_who_may_have_them(method: str) -> None:
+    least = LEAST.get(f"io.machine1.{method}", {"name": "web"})
+    reason = "details is true, and the policy allows no details"
+    assert refusal(PRESETS[0], method, **least, details=True) == reason
+    assert refusal(PRESETS[0], method, **least, details=False) == ""
+    assert refusal(PRESETS[0], method, **least) == ""
+    assert refusal(replace(PRESETS[0], details=True), method, **least, details=True) == ""
+
+
+def test_what_is_hidden_is_missing_before_details_are_refused() -> None:
+    with pytest.raises(NoSuchMachine):
+        WEB.decide("io.machine1.GetMachine", {"name": "db", "details": True})
 
 
 def test_a_method_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
