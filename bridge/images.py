@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Methods about images, and about the pool that they are in.
-
-Details are asked for image by image, all pieces of one at a time: of one call no more is under way than that.
-"""
+"""Methods about images, and about the pool that they are in."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +8,6 @@ from .bus import DBusError
 from .details import UNKNOWN_PROPERTY, missing_piece
 from .errors import NoSuchImage, NotSupported, VarlinkError
 from .listed import Image, Images
-from .loop import Future
 from .machined import Machined
 from .machines import HOST
 from .messages import Parameters, Reply
@@ -155,8 +151,15 @@ def _known(sizes: Mapping[str, Any]) -> dict[str, int]:
 # --- details --------------------------------------------------------------------------------------------------------
 
 _SIZES = {"limit": "Limit", "usage_exclusive": "UsageExclusive", "limit_exclusive": "LimitExclusive"}
-# What the properties of the image's object say.
-_PROPERTIES = ("path", *_SIZES)
+# Fields, and the member of the manager that says them, with the signature of its reply; of the first ones, which are of
+# the image's own object, none.
+_PIECES = (
+    (("path", *_SIZES), "", ""),
+    (("hostname",), "GetImageHostname", "s"),
+    (("machine_id",), "GetImageMachineID", "ay"),
+    (("machine_info",), "GetImageMachineInfo", "a{ss}"),
+    (("os_release",), "GetImageOSRelease", "a{ss}"),
+)
 
 
 async def _describe(machined: Machined, entry: Image, detailed: bool) -> dict[str, Any] | None:
@@ -176,18 +179,16 @@ async def _describe(machined: Machined, entry: Image, detailed: bool) -> dict[st
 async def _details(machined: Machined, entry: Image) -> dict[str, Any] | None:
     """All that machined says of an image. A piece that fails is missing, and the others are there."""
     name, object_path = entry[0], entry[-1]
-    pieces: dict[tuple[str, ...], Future[Any]] = {
-        _PROPERTIES: machined.begin(machined.properties(object_path, "org.freedesktop.machine1.Image")),
-        ("hostname",): machined.begin(machined.call("GetImageHostname", "s", name, reply="s")),
-        ("machine_id",): machined.begin(machined.call("GetImageMachineID", "s", name, reply="ay")),
-        ("machine_info",): machined.begin(machined.call("GetImageMachineInfo", "s", name, reply="a{ss}")),
-        ("os_release",): machined.begin(machined.call("GetImageOSRelease", "s", name, reply="a{ss}")),
-    }
     found: dict[str, Any] = {}
     missing: list[dict[str, str]] = []
-    for fields, piece in pieces.items():
+    for fields, member, reply in _PIECES:
+        machined.require_client()
         try:
-            found |= _piece(fields[0], await piece)
+            if member:
+                (answer,) = await machined.call(member, "s", name, reply=reply)
+            else:
+                answer = await machined.properties(object_path, "org.freedesktop.machine1.Image")
+            found |= _piece(fields[0], answer)
         except (DBusError, VarlinkError) as error:
             if isinstance(error, DBusError) and error.name in GONE:
                 return None
@@ -200,9 +201,8 @@ def _piece(field: str, answer: Any) -> dict[str, Any]:  # noqa: ANN401  what D-B
     if field == "path":
         sizes = {size: answer.get(name) for size, name in _SIZES.items()}
         return {field: _path(answer, "Path"), **_known(sizes)}
-    (value,) = answer
     if field in ("machine_info", "os_release"):
-        return {field: [f"{name}={text}" for name, text in value.items()]}
-    if not value:
+        return {field: [f"{name}={text}" for name, text in answer.items()]}
+    if not answer:
         return {}
-    return {field: bytes(value).hex() if field == "machine_id" else value}
+    return {field: bytes(answer).hex() if field == "machine_id" else answer}

@@ -2,9 +2,9 @@
 """systemd-machined as this service sees it: org.freedesktop.machine1(5), and what its errors mean to a client."""
 
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from jeepney import DBusAddress, HeaderFields, new_method_call
 from jeepney.bus_messages import MatchRule, message_bus
@@ -21,8 +21,6 @@ from .remembered import Remembered
 from .turns import ROOT
 from .units import Units
 from .watch import Changes, ImageWatch, MachineWatch, Told, wait_for_machine
-
-T = TypeVar("T")
 
 _MANAGER = DBusAddress(
     "/org/freedesktop/machine1", "org.freedesktop.machine1", "org.freedesktop.machine1.Manager"
@@ -294,19 +292,6 @@ class Machined:
         message = new_method_call(DBusAddress(path, _MANAGER.bus_name, _PROPERTIES), "GetAll", "s", (interface,))
         (found,) = await self._quick.call(message, "a{sv}", DEADLINE, user=self._user, most=SAID_INSIDE_MAX)
         return {name: value for name, (_, value) in found.items()}
-
-    def begin(self, call: Coroutine[Future[Any], None, T]) -> Future[T]:
-        """What a call comes to that is made whether somebody waits for it or not, as others are at the same time."""
-        result = Future[T](self._loop)
-
-        async def make() -> None:
-            try:
-                result.resolve(await call)
-            except Exception as error:  # for who waits
-                result.fail(error)
-
-        self._loop.start(make(), lambda _: None)
-        return result
 
     async def start_unit(self, unit: str) -> str:
         """Have systemd start it; the result of that as Units.start has it. Raises what Bus.call raises."""

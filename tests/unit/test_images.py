@@ -318,25 +318,25 @@ def test_an_image_that_was_removed_meanwhile_is_none(member: str, error: DBusErr
     assert replies("ListImages", machined, details=True) == [{"images": []}]
 
 
-def test_the_pieces_of_one_image_are_asked_for_at_one_time() -> None:
+def test_a_call_waits_for_one_piece_at_a_time() -> None:
+    """Or who asks would take the places of several calls."""
     loop = Loop()
     waiting = {member: Future[Any](loop) for member in FIELDS}
     machined = Talkative(waiting)
-    machined._loop = loop
     found: list[Reply] = []
 
     async def ask() -> None:
-        found.append(await METHODS["io.machine1.ListImages"].function(machined, {"details": True}))
+        found.append(await METHODS["io.machine1.GetImage"].function(machined, {"name": "tree", "details": True}))
         loop.stop()
 
     loop.start(ask(), lambda _: None)
-    assert [asked[0] for asked in machined.asked] == list(FIELDS), "all of the first image, none of the second"
-    for member, future in waiting.items():
-        future.resolve(ANSWERS[member])
-    loop.run()
+    for number, (member, future) in enumerate(waiting.items()):
+        assert [asked[0] for asked in machined.asked] == list(FIELDS)[: number + 1]
+        future.when_done(loop.stop)
+        loop.call_soon(lambda future=future, member=member: future.resolve(ANSWERS[member]))  # type: ignore[misc]
+        loop.run()
     loop.close()
-    assert [image["details"] for image in found[0].parameters["images"]] == [DETAILS] * 3
-    assert len(machined.asked) == 3 * len(FIELDS)
+    assert found[0].parameters["image"]["details"] == DETAILS
 
 
 # --- what is done ---------------------------------------------------------------------------------------------------

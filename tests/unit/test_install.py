@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bridge import authorize, details, policy
+from bridge import authorize, details, images, policy
 from bridge.machined import READS
 from bridge.methods import METHODS as TABLE
 
@@ -439,7 +439,8 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
             if name
         }
         copies = {f"{name}WithFlags" for name in found if name.startswith("Copy")}
-        return found | copies | {member for _, member, _, _ in details._MEMBERS}
+        pieces = {member for _, member, _, _ in details._MEMBERS} | {each for _, each, _ in images._PIECES if each}
+        return found | copies | pieces
 
     machine1, polkit = "org.freedesktop.machine1", "org.freedesktop.PolicyKit1"
     assert called("polkit") == {"CheckAuthorization", "CancelCheckAuthorization"}
