@@ -117,6 +117,7 @@ def up() -> None:
     step("The bridge installed in it (make install), its socket enabled, and a container started")
     host.install()
     host.guest(GUEST)
+    host.let_images_start()
     session.show(["systemctl", "is-active", "machine1-bridge.socket"])
     session.show(["machinectl", "list"])
     main_job(session)

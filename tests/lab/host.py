@@ -725,19 +725,20 @@ class Host:
         return self.run(enter, check=check, stdin=stdin, timeout=timeout)
 
     def startable(self, name: str) -> None:
-        """End a guest, but keep its image, so that systemd-nspawn@NAME.service can start it; `end_guest` removes it.
+        """End a guest, but keep its image, so that systemd-nspawn@NAME.service can start it; `end_guest` removes it."""
+        self.run(["systemctl", "stop", f"guest-{name}.service"])
+        self.let_images_start()
 
-        The drop-in leaves out what namespaces do not let nspawn do: other UIDs and a network of the container's own.
-        """
+    def let_images_start(self) -> None:
+        """Have systemd-nspawn@.service leave out what namespaces keep nspawn from: other UIDs, a network of its own."""
         script = """
-            systemctl stop "guest-$1.service"
             mkdir -p /run/systemd/system/systemd-nspawn@.service.d
             cat >/run/systemd/system/systemd-nspawn@.service.d/lab.conf
             systemctl daemon-reload
         """
         start = "systemd-nspawn --quiet --keep-unit --boot --settings=no --machine=%i"
         drop_in = f"[Service]\nExecStart=\nExecStart={start}\nDevicePolicy=auto\n"
-        self.run(["sh", "-euc", script, "sh", name], stdin=drop_in)
+        self.run(["sh", "-euc", script], stdin=drop_in)
 
     def image(self, name: str) -> None:
         """Make a small directory image that no machine runs from."""

@@ -12,7 +12,6 @@ import pytest
 
 from .conftest import boot
 from .host import REPOSITORY, SUITES, Host
-from .test_machines import eventually
 
 _PART = re.search(r"\n## Call it\n(.*?)\n## ", (REPOSITORY / "README.md").read_text(), re.DOTALL)
 assert _PART is not None
@@ -79,5 +78,3 @@ def test_a_command_does_what_is_said(readme_host: Host, command: str) -> None:
     assert re.search(expected.pattern, done.stdout or done.stderr), done
     if expected.status is not None:
         assert done.returncode == expected.status, done
-    if "io.machine1.KillMachine" in command:
-        assert eventually(lambda: "web" not in host.run(["machinectl", "list"]).stdout, 30)

@@ -572,9 +572,9 @@ func (m GetMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection, 
 }
 
 // Terminate A Machine.
-// Ends a machine at once: its processes are killed without a clean shutdown. For a clean shutdown of
-// a container that runs systemd, send signal 37 (SIGRTMIN+3) to its leader with KillMachine. The
-// reply may come before the last process is gone. Mirrors TerminateMachine(name) on D-Bus.
+// Ends a machine at once: its processes are killed without a clean shutdown, which PoweroffMachine
+// asks for. The reply may come before the last process is gone. Mirrors TerminateMachine(name) on
+// D-Bus.
 // Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 type TerminateMachine_methods struct{}
 
@@ -1363,8 +1363,9 @@ func (m UnregisterMachine_methods) Upgrade(ctx context.Context, c *varlink.Conne
 // Power Off A Machine.
 // Asks the init system of a container to power off, with the signal that systemd knows for it
 // (SIGRTMIN+4 to the leader), as `machinectl poweroff` does. The reply comes when the signal was
-// sent; WaitMachine tells when the machine is gone. NotSupported on the host itself, .host. Mirrors
-// KillMachine(name, leader, SIGRTMIN+4) on D-Bus.
+// sent; WaitMachine tells when the machine is gone. An init system that has just begun may not
+// listen to it yet. NotSupported on the host itself, .host. Mirrors KillMachine(name, leader,
+// SIGRTMIN+4) on D-Bus.
 // Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 type PoweroffMachine_methods struct{}
 
@@ -2094,9 +2095,10 @@ func (m RenameImage_methods) Upgrade(ctx context.Context, c *varlink.Connection,
 // Start An Image As A Machine.
 // Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
 // the unit systemd-nspawn@NAME.service. The reply comes when systemd has started it, which its unit
-// bounds. One that runs already is left alone. A caller that leaves does not stop the start. Mirrors
-// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus, and its signal
-// JobRemoved.
+// bounds; the system in there may still be on its way up. Where that unit is active already, nothing
+// is done, also if it is about to end; an image that something else has in use is StartFailed. A
+// caller that leaves does not stop the start. Mirrors StartUnit(systemd-nspawn@NAME.service, fail)
+// of org.freedesktop.systemd1 on D-Bus, and its signal JobRemoved.
 // Errors: NoSuchImage, StartFailed, Busy, Failed, NotSupported, Unavailable, Timeout.
 type StartMachine_methods struct{}
 
@@ -2155,8 +2157,9 @@ func (m StartMachine_methods) Upgrade(ctx context.Context, c *varlink.Connection
 
 // Watch Machines Come And Go.
 // Says which machines are registered, and then each one that comes or goes, in order, none left out
-// and none twice, for as long as the caller listens. To be called with the flag `more`: each change
-// is a reply of its own.
+// and none twice, for as long as the caller listens. To be called with the flag `more`, as each
+// change is a reply of its own; without it the error is org.varlink.service.ExpectedMore. Nothing
+// else is answered on that connection meanwhile.
 // The first reply is a snapshot, or resumed if a cursor was given that can be resumed. Whenever
 // changes may have been lost there is a snapshot again, with the reason in gap: what was known
 // before is void then. The watch goes on when systemd-machined exits and comes again, and when the
@@ -2335,7 +2338,8 @@ func (m WatchImages_methods) Upgrade(ctx context.Context, c *varlink.Connection,
 // Wait For A Machine.
 // Replies when a machine is registered with systemd-machined, or when it is not: at once if that is
 // so already. There need not be a machine of this name yet. One that the policy of the socket does
-// not show is none.
+// not show is none. That it is registered does not say that the system in it is up. Nothing else is
+// answered on that connection meanwhile.
 // Errors: Failed, Unavailable, Timeout.
 type WaitMachine_methods struct{}
 
@@ -3229,9 +3233,9 @@ func (s *VarlinkInterface) GetMachine(ctx context.Context, c VarlinkCall, name_ 
 }
 
 // Terminate A Machine.
-// Ends a machine at once: its processes are killed without a clean shutdown. For a clean shutdown of
-// a container that runs systemd, send signal 37 (SIGRTMIN+3) to its leader with KillMachine. The
-// reply may come before the last process is gone. Mirrors TerminateMachine(name) on D-Bus.
+// Ends a machine at once: its processes are killed without a clean shutdown, which PoweroffMachine
+// asks for. The reply may come before the last process is gone. Mirrors TerminateMachine(name) on
+// D-Bus.
 // Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) TerminateMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.TerminateMachine")
@@ -3337,8 +3341,9 @@ func (s *VarlinkInterface) UnregisterMachine(ctx context.Context, c VarlinkCall,
 // Power Off A Machine.
 // Asks the init system of a container to power off, with the signal that systemd knows for it
 // (SIGRTMIN+4 to the leader), as `machinectl poweroff` does. The reply comes when the signal was
-// sent; WaitMachine tells when the machine is gone. NotSupported on the host itself, .host. Mirrors
-// KillMachine(name, leader, SIGRTMIN+4) on D-Bus.
+// sent; WaitMachine tells when the machine is gone. An init system that has just begun may not
+// listen to it yet. NotSupported on the host itself, .host. Mirrors KillMachine(name, leader,
+// SIGRTMIN+4) on D-Bus.
 // Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) PoweroffMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.PoweroffMachine")
@@ -3431,9 +3436,10 @@ func (s *VarlinkInterface) RenameImage(ctx context.Context, c VarlinkCall, name_
 // Start An Image As A Machine.
 // Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
 // the unit systemd-nspawn@NAME.service. The reply comes when systemd has started it, which its unit
-// bounds. One that runs already is left alone. A caller that leaves does not stop the start. Mirrors
-// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus, and its signal
-// JobRemoved.
+// bounds; the system in there may still be on its way up. Where that unit is active already, nothing
+// is done, also if it is about to end; an image that something else has in use is StartFailed. A
+// caller that leaves does not stop the start. Mirrors StartUnit(systemd-nspawn@NAME.service, fail)
+// of org.freedesktop.systemd1 on D-Bus, and its signal JobRemoved.
 // Errors: NoSuchImage, StartFailed, Busy, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) StartMachine(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.StartMachine")
@@ -3441,8 +3447,9 @@ func (s *VarlinkInterface) StartMachine(ctx context.Context, c VarlinkCall, name
 
 // Watch Machines Come And Go.
 // Says which machines are registered, and then each one that comes or goes, in order, none left out
-// and none twice, for as long as the caller listens. To be called with the flag `more`: each change
-// is a reply of its own.
+// and none twice, for as long as the caller listens. To be called with the flag `more`, as each
+// change is a reply of its own; without it the error is org.varlink.service.ExpectedMore. Nothing
+// else is answered on that connection meanwhile.
 // The first reply is a snapshot, or resumed if a cursor was given that can be resumed. Whenever
 // changes may have been lost there is a snapshot again, with the reason in gap: what was known
 // before is void then. The watch goes on when systemd-machined exits and comes again, and when the
@@ -3471,7 +3478,8 @@ func (s *VarlinkInterface) WatchImages(ctx context.Context, c VarlinkCall, curso
 // Wait For A Machine.
 // Replies when a machine is registered with systemd-machined, or when it is not: at once if that is
 // so already. There need not be a machine of this name yet. One that the policy of the socket does
-// not show is none.
+// not show is none. That it is registered does not say that the system in it is up. Nothing else is
+// answered on that connection meanwhile.
 // Errors: Failed, Unavailable, Timeout.
 func (s *VarlinkInterface) WaitMachine(ctx context.Context, c VarlinkCall, name_ string, state_ string, timeout_ *int64) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.WaitMachine")
@@ -4131,9 +4139,9 @@ method GetMachine(
 )
 
 # Terminate A Machine.
-# Ends a machine at once: its processes are killed without a clean shutdown. For a clean shutdown of
-# a container that runs systemd, send signal 37 (SIGRTMIN+3) to its leader with KillMachine. The
-# reply may come before the last process is gone. Mirrors TerminateMachine(name) on D-Bus.
+# Ends a machine at once: its processes are killed without a clean shutdown, which PoweroffMachine
+# asks for. The reply may come before the last process is gone. Mirrors TerminateMachine(name) on
+# D-Bus.
 # Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 method TerminateMachine(
     # Name of the machine, as ListMachines shows it. The host itself is .host.
@@ -4354,8 +4362,9 @@ method UnregisterMachine(
 # Power Off A Machine.
 # Asks the init system of a container to power off, with the signal that systemd knows for it
 # (SIGRTMIN+4 to the leader), as ` + "`" + `machinectl poweroff` + "`" + ` does. The reply comes when the signal was
-# sent; WaitMachine tells when the machine is gone. NotSupported on the host itself, .host. Mirrors
-# KillMachine(name, leader, SIGRTMIN+4) on D-Bus.
+# sent; WaitMachine tells when the machine is gone. An init system that has just begun may not
+# listen to it yet. NotSupported on the host itself, .host. Mirrors KillMachine(name, leader,
+# SIGRTMIN+4) on D-Bus.
 # Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 method PoweroffMachine(
     # Name of the machine, as ListMachines shows it. The host itself is .host.
@@ -4524,9 +4533,10 @@ method RenameImage(
 # Start An Image As A Machine.
 # Starts a container from an image, as a machine of the same name, as ` + "`" + `machinectl start` + "`" + ` does: with
 # the unit systemd-nspawn@NAME.service. The reply comes when systemd has started it, which its unit
-# bounds. One that runs already is left alone. A caller that leaves does not stop the start. Mirrors
-# StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus, and its signal
-# JobRemoved.
+# bounds; the system in there may still be on its way up. Where that unit is active already, nothing
+# is done, also if it is about to end; an image that something else has in use is StartFailed. A
+# caller that leaves does not stop the start. Mirrors StartUnit(systemd-nspawn@NAME.service, fail)
+# of org.freedesktop.systemd1 on D-Bus, and its signal JobRemoved.
 # Errors: NoSuchImage, StartFailed, Busy, Failed, NotSupported, Unavailable, Timeout.
 method StartMachine(
     # Name of the image, which has to be one that a machine can have.
@@ -4538,8 +4548,9 @@ method StartMachine(
 
 # Watch Machines Come And Go.
 # Says which machines are registered, and then each one that comes or goes, in order, none left out
-# and none twice, for as long as the caller listens. To be called with the flag ` + "`" + `more` + "`" + `: each change
-# is a reply of its own.
+# and none twice, for as long as the caller listens. To be called with the flag ` + "`" + `more` + "`" + `, as each
+# change is a reply of its own; without it the error is org.varlink.service.ExpectedMore. Nothing
+# else is answered on that connection meanwhile.
 # The first reply is a snapshot, or resumed if a cursor was given that can be resumed. Whenever
 # changes may have been lost there is a snapshot again, with the reason in gap: what was known
 # before is void then. The watch goes on when systemd-machined exits and comes again, and when the
@@ -4612,7 +4623,8 @@ method WatchImages(
 # Wait For A Machine.
 # Replies when a machine is registered with systemd-machined, or when it is not: at once if that is
 # so already. There need not be a machine of this name yet. One that the policy of the socket does
-# not show is none.
+# not show is none. That it is registered does not say that the system in it is up. Nothing else is
+# answered on that connection meanwhile.
 # Errors: Failed, Unavailable, Timeout.
 method WaitMachine(
     # Name of the machine, as ListMachines shows it. The host itself is .host.

@@ -87,9 +87,9 @@ impl Client {
     }
 
     /// Terminate A Machine.
-    /// Ends a machine at once: its processes are killed without a clean shutdown. For a clean shutdown of
-    /// a container that runs systemd, send signal 37 (SIGRTMIN+3) to its leader with KillMachine. The
-    /// reply may come before the last process is gone. Mirrors TerminateMachine(name) on D-Bus.
+    /// Ends a machine at once: its processes are killed without a clean shutdown, which PoweroffMachine
+    /// asks for. The reply may come before the last process is gone. Mirrors TerminateMachine(name) on
+    /// D-Bus.
     /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
     pub async fn terminate_machine(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
         self.begin()?;
@@ -229,8 +229,9 @@ impl Client {
     /// Power Off A Machine.
     /// Asks the init system of a container to power off, with the signal that systemd knows for it
     /// (SIGRTMIN+4 to the leader), as `machinectl poweroff` does. The reply comes when the signal was
-    /// sent; WaitMachine tells when the machine is gone. NotSupported on the host itself, .host. Mirrors
-    /// KillMachine(name, leader, SIGRTMIN+4) on D-Bus.
+    /// sent; WaitMachine tells when the machine is gone. An init system that has just begun may not
+    /// listen to it yet. NotSupported on the host itself, .host. Mirrors KillMachine(name, leader,
+    /// SIGRTMIN+4) on D-Bus.
     /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
     pub async fn poweroff_machine(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
         self.begin()?;
@@ -345,9 +346,10 @@ impl Client {
     /// Start An Image As A Machine.
     /// Starts a container from an image, as a machine of the same name, as `machinectl start` does: with
     /// the unit systemd-nspawn@NAME.service. The reply comes when systemd has started it, which its unit
-    /// bounds. One that runs already is left alone. A caller that leaves does not stop the start. Mirrors
-    /// StartUnit(systemd-nspawn@NAME.service, fail) of org.freedesktop.systemd1 on D-Bus, and its signal
-    /// JobRemoved.
+    /// bounds; the system in there may still be on its way up. Where that unit is active already, nothing
+    /// is done, also if it is about to end; an image that something else has in use is StartFailed. A
+    /// caller that leaves does not stop the start. Mirrors StartUnit(systemd-nspawn@NAME.service, fail)
+    /// of org.freedesktop.systemd1 on D-Bus, and its signal JobRemoved.
     /// Errors: NoSuchImage, StartFailed, Busy, Failed, NotSupported, Unavailable, Timeout.
     pub async fn start_machine(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
         self.begin()?;
@@ -357,8 +359,9 @@ impl Client {
 
     /// Watch Machines Come And Go.
     /// Says which machines are registered, and then each one that comes or goes, in order, none left out
-    /// and none twice, for as long as the caller listens. To be called with the flag `more`: each change
-    /// is a reply of its own.
+    /// and none twice, for as long as the caller listens. To be called with the flag `more`, as each
+    /// change is a reply of its own; without it the error is org.varlink.service.ExpectedMore. Nothing
+    /// else is answered on that connection meanwhile.
     /// The first reply is a snapshot, or resumed if a cursor was given that can be resumed. Whenever
     /// changes may have been lost there is a snapshot again, with the reason in gap: what was known
     /// before is void then. The watch goes on when systemd-machined exits and comes again, and when the
@@ -391,7 +394,8 @@ impl Client {
     /// Wait For A Machine.
     /// Replies when a machine is registered with systemd-machined, or when it is not: at once if that is
     /// so already. There need not be a machine of this name yet. One that the policy of the socket does
-    /// not show is none.
+    /// not show is none. That it is registered does not say that the system in it is up. Nothing else is
+    /// answered on that connection meanwhile.
     /// Errors: Failed, Unavailable, Timeout.
     pub async fn wait_machine(&mut self, name: &str, state: &str, timeout: Option<i64>) -> crate::Result<WaitMachineOutput> {
         self.begin()?;
