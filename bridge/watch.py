@@ -443,16 +443,21 @@ class Changes(Generic[Entry]):
         self._failure: Exception | None = None
         self._closed = False
 
-    async def first(self, cursor: str | None) -> Reply:
-        """The first reply. Raises what Bus.call raises, and then it is closed."""
+    async def first(self, cursor: str | None, left: Future[None] | None = None) -> Reply:
+        """The first reply. Raises what Bus.call raises, also when the client has `left` before; then it is closed."""
         self._watch.join(self, self._shows)
+        if left is not None:
+            left.when_done(self.close)
         try:
             await self._settled()
         except Exception:
             self.close()
             raise
+        finally:
+            if left is not None:
+                left.forget(self.close)
         if self._closed:
-            return Reply()
+            raise Unavailable("machine1-bridge stops")
         ring = self._watch.ring
         if cursor is None:
             return self._snapshot()

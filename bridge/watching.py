@@ -8,12 +8,12 @@ from .shapes import image_of, machine_of
 
 async def watch_machines(machined: Machined, parameters: Parameters) -> Reply:
     changes = machined.machine_changes(machine_of, everything=parameters.get("all", False))
-    return await changes.first(parameters.get("cursor"))
+    return await changes.first(parameters.get("cursor"), machined.left)
 
 
 async def watch_images(machined: Machined, parameters: Parameters) -> Reply:
     changes = machined.image_changes(image_of, everything=parameters.get("all", False))
-    return await changes.first(parameters.get("cursor"))
+    return await changes.first(parameters.get("cursor"), machined.left)
 
 
 async def wait_machine(machined: Machined, parameters: Parameters) -> Reply:

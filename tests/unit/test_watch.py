@@ -182,6 +182,23 @@ def test_first_comes_what_there_is(scene: Scene) -> None:
     assert set(first.parameters) == {"event", "machines", "cursor"}
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_who_leaves_before_it_comes_is_waited_for_no_longer(scene: Scene, early: bool) -> None:
+    """So is every client for a service that stops."""
+    left = Future[None](scene.loop)
+    if early:
+        left.resolve(None)
+    stream = Changes(scene.watch, scene.shows, "machines", lambda entry: {"name": entry[0]}, everything=False)
+    first = Task(scene.loop, stream.first(None, left))
+    scene.turn()
+    assert first.done == early
+    left.resolve(None)
+    scene.turn()
+    assert isinstance(first.error, Unavailable)
+    assert scene.watch._followers == set()
+    assert left._waiting == []
+
+
 def test_the_host_is_there_for_who_asks_for_it(scene: Scene) -> None:
     scene.begin("a")
     _, other = scene.follow(everything=True)
