@@ -59,6 +59,8 @@ class Dispatcher:
             if peer.left.done and not method.guarded:
                 return Reply()  # nobody hears it and it changes nothing
             parameters = self._validate(call.method, call.parameters)
+            if call.fds:
+                raise InvalidParameter("fds", "this method takes no file descriptor")
             entry.by = await self._authorizer.authorize(peer, call.method, method, parameters)
             if call.upgrade:
                 raise MethodNotImplemented(call.method)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """File descriptors across UNIX sockets. Whoever holds a `FileDescriptor` closes it or hands it on; a leak warns."""
 
+import _thread
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -24,6 +26,10 @@ UNTAKEN_MAX = 512
 _untaken: deque[FileDescriptor] = deque()
 
 
+# So many of one user may wait to be closed before what it sends is left unread.
+UNCLOSED_MAX = 8
+
+
 class FdsTruncated(OSError):
     """The kernel dropped file descriptors (MSG_CTRUNC), for instance since this process may open no more of them."""
 
@@ -33,12 +39,21 @@ def receive(connection: socket.socket) -> tuple[bytes, list[FileDescriptor]]:
 
     Raises BlockingIOError when there is nothing yet, and FdsTruncated; then those that did arrive are closed.
     """
-    data, ancillary, flags, _ = connection.recvmsg(RECEIVE_SIZE, fds_buf_size(), socket.MSG_CMSG_CLOEXEC)
-    fds = FileDescriptor.from_ancdata(ancillary)
-    if flags & socket.MSG_CTRUNC:
+    data, fds, truncated = _receive(connection, fds_buf_size())
+    if truncated:
         close(fds)
         raise FdsTruncated("file descriptors were lost on the way")
     return data, fds
+
+
+def receive_few(connection: socket.socket, number: int) -> tuple[bytes, list[FileDescriptor], bool]:
+    """As `receive`, with room for so many, and whether there were more, or more than this process may open."""
+    return _receive(connection, socket.CMSG_SPACE(number * array("i").itemsize))
+
+
+def _receive(connection: socket.socket, room: int) -> tuple[bytes, list[FileDescriptor], bool]:
+    data, ancillary, flags, _ = connection.recvmsg(RECEIVE_SIZE, room, socket.MSG_CMSG_CLOEXEC)
+    return data, FileDescriptor.from_ancdata(ancillary), bool(flags & socket.MSG_CTRUNC)
 
 
 def send(connection: socket.socket, data: bytes | memoryview, fds: Sequence[FileDescriptor] = ()) -> int:
@@ -75,6 +90,57 @@ def close_all_untaken() -> None:
         time.sleep(STARTING)
     close(_untaken)
     _untaken.clear()
+
+
+class Closer:
+    """Closes what clients sent, in a thread for each user.
+
+    How long close(2) takes is up to who sent it: a file system in user space is asked to flush (fuse(4)), and the last
+    descriptor of a TCP socket may linger (SO_LINGER, socket(7)). It stops nobody but the user's other descriptors.
+    """
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._unclosed: dict[int, deque[int]] = {}  # of each user, the first being closed
+        self._threads: set[int] = set()  # users who have one
+
+    def close(self, user: int, fds: Iterable[FileDescriptor]) -> None:
+        """Return at once."""
+        numbers = [fd.to_raw_fd() for fd in fds]
+        if not numbers:
+            return
+        with self._lock:
+            self._unclosed.setdefault(user, deque()).extend(numbers)
+            # Those of others, too, for whom there was none when it was their turn.
+            for waiting in self._unclosed.keys() - self._threads:
+                try:
+                    _thread.start_new_thread(self._work, (waiting,))
+                except RuntimeError:
+                    return
+                self._threads.add(waiting)
+
+    def has_room_for(self, user: int) -> bool:
+        """Whether more of this user's may come."""
+        return len(self._unclosed.get(user, ())) < UNCLOSED_MAX
+
+    @property
+    def idle(self) -> bool:
+        return not self._unclosed
+
+    def _work(self, user: int) -> None:
+        while True:
+            with self._lock:
+                number = self._unclosed[user][0]
+            try:
+                os.close(number)
+            except OSError:
+                pass  # what a file system says when it cannot write: the descriptor is gone
+            with self._lock:
+                self._unclosed[user].popleft()
+                if not self._unclosed[user]:
+                    del self._unclosed[user]
+                    self._threads.discard(user)
+                    return
 
 
 def unread_by_peer(connection: socket.socket) -> bool:

@@ -7,9 +7,11 @@ the caller closes it, as sd-varlink does. Well-formed calls for the wrong thing 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from jeepney.fds import FileDescriptor
 
 from .messages import Call, Reply
 
@@ -28,6 +30,9 @@ class Bounds:
 
 
 ROOT = Bounds()
+
+# Of one call. No method takes more.
+FDS_MAX = 1
 
 # A string of JSON, also one that never ends, so that the search is linear whatever comes.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
@@ -51,15 +56,28 @@ class ProtocolError(Exception):
 
 
 class Reader:
-    """Cuts a stream of bytes at the NUL that ends each message."""
+    """Cuts a stream of bytes at the NUL that ends each message. File descriptors in it are its own until taken."""
 
     def __init__(self, message_max: int = ROOT.message_bytes) -> None:
         self._buffer = bytearray()
         self._searched = 0
         self._message_max = message_max
+        self._taken = 0  # messages
+        self._fds: dict[int, list[FileDescriptor]] = {}  # by the number of their message
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes, received: Sequence[FileDescriptor] = ()) -> None:
+        """What one recvmsg(2) returned. Raises ProtocolError if a message has more file descriptors than it may.
+
+        The kernel ends a read with what file descriptors came with, and before that there may be what was sent earlier
+        (unix(7)). So they are of the message that begins last, or, where none does, of the one that goes on.
+        """
         self._buffer += data
+        if received:
+            number = self._taken + self._buffer.count(0) - self._buffer.endswith(b"\0")
+            of_message = self._fds.setdefault(number, [])
+            of_message += received
+            if len(of_message) > FDS_MAX:
+                raise ProtocolError("more file descriptors than a call takes")
 
     def next_message(self) -> bytes | None:
         """The next whole message without its NUL, or None. Raises ProtocolError when one grows too long."""
@@ -72,7 +90,17 @@ class Reader:
         message = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         self._searched = 0
+        self._taken += 1
         return message
+
+    def take_fds(self) -> tuple[FileDescriptor, ...]:
+        """Those of the message that was returned last, from now on the caller's."""
+        return tuple(self._fds.pop(self._taken - 1, ())) if self._fds else ()
+
+    def take_all_fds(self) -> list[FileDescriptor]:
+        """Those of messages that nobody wants any more, too."""
+        left, self._fds = self._fds, {}
+        return [fd for of_message in left.values() for fd in of_message]
 
     @property
     def size(self) -> int:

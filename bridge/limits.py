@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, replace
 
 # Open files of a connection at most: its socket, its process, a shell's PTY, and its user's epoll.
 _FILES_PER_CONNECTION = 4
+# And of one whose client may send some.
+_FILES_RECEIVED = 2
 # Beside the connections': shells that nobody takes (fds.UNTAKEN_MAX), the listeners, the bus, the journal.
 _FILES_RESERVED = 640
 
@@ -58,12 +60,13 @@ RANGES = {
 assert RANGES.keys() == {field.name for field in fields(Limits)}
 
 
-def within_open_files(limits: Limits) -> Limits:
+def within_open_files(limits: Limits, *, accepts_fds: bool = False) -> Limits:
     """With no more connections than the process may open files for, RLIMIT_NOFILE, which is raised as far as may be."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if now != most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if most == resource.RLIM_INFINITY:
         return limits
-    fitting = max(1, (most - _FILES_RESERVED) // _FILES_PER_CONNECTION)
+    each = _FILES_PER_CONNECTION + (_FILES_RECEIVED if accepts_fds else 0)
+    fitting = max(1, (most - _FILES_RESERVED) // each)
     return replace(limits, connections=min(limits.connections, fitting))

@@ -44,13 +44,17 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `method` is qualified; `parameters` are as they came, not validated."""
+    """One request. `method` is qualified; `parameters` are as they came, not validated.
+
+    The file descriptors are the server's, which closes them when there is the first reply.
+    """
 
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     more: bool = False
     oneway: bool = False
     upgrade: bool = False
+    fds: tuple[FileDescriptor, ...] = field(default=(), compare=False)
 
 
 class Stream(Protocol):

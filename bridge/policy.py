@@ -265,6 +265,7 @@ class Policy:
     environment: Globs = Globs()
     host_paths: bool = False
     details: bool = False
+    accept_fds: bool = False
     polkit_required: bool = True
     limits: Limits = Limits()  # noqa: RUF009  immutable
 
@@ -464,6 +465,7 @@ _LINE = re.compile(r"\(?at line (\d+), column \d+\)?")
 
 _KEYS = (
     "preset", "methods", "machines", "images", "users", "programs", "environment", "host-paths", "details",
+    "accept-fds",
     "polkit", "limits",
 )  # fmt: skip
 _LIMITS = {field.replace("_", "-"): field for field in RANGES}
@@ -510,6 +512,7 @@ class _File:
             environment=self._environment(),
             host_paths=host_paths,
             details=self._boolean("details"),
+            accept_fds=self._boolean("accept-fds"),
             polkit_required=polkit_required,
             limits=self._limits(),
         )

@@ -341,6 +341,7 @@ class Report:
         told = [f"{len(policy.methods)} methods", f"polkit {'required' if policy.polkit_required else 'off'}"]
         told += ["host-paths"] if policy.host_paths else []
         told += ["details"] if policy.details else []
+        told += ["accept-fds"] if policy.accept_fds else []
         usual = asdict(Limits())
         limits = asdict(policy.limits)
         told += [f"{key.replace('_', '-')} {value}" for key, value in limits.items() if value != usual[key]]

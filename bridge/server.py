@@ -3,8 +3,9 @@
 
 A connection has one call under way at a time and its reply sent before the next begins, so calls are answered in
 order and a client that does not read stops nobody but itself. The same holds for a call with several replies: each is
-made when the one before it was sent, in a turn of its own. File descriptors from clients are never received:
-recv(2) without room for them makes the kernel drop them.
+made when the one before it was sent, in a turn of its own. File descriptors are received where the policy says so, one
+for a call. Elsewhere recv(2) without room for them makes the kernel drop them. Of a connection two are open at most: as
+long as a call is under way nothing is read, and what is read after it begins one more call with descriptors.
 """
 
 import errno
@@ -13,6 +14,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, ParamSpec, Protocol
 
@@ -20,7 +22,7 @@ from jeepney.fds import FileDescriptor
 
 from . import fds, journal
 from .activation import Listener
-from .framing import ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_reply
+from .framing import FDS_MAX, ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_reply
 from .limits import Limits
 from .loop import HANGUP, READ, WRITE, Future, Loop, Share, Timer
 from .messages import Call, Peer, Reply, Stream
@@ -34,6 +36,8 @@ _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 ACCEPT_PAUSE = 0.2
 # Seconds between looks whether a client has read what was before a reply with file descriptors: from, to.
 UNREAD_PAUSE, UNREAD_PAUSE_MAX = 0.001, 1.0
+# Seconds between looks whether descriptors of a user that wait to be closed have become fewer: from, to.
+CLOSING_PAUSE, CLOSING_PAUSE_MAX = 0.001, 1.0
 # Seconds that a client may let a reply lie when the service ends.
 FINISHING_MAX = 5.0
 # Seconds that a client has for its first call, if the service ends just after it came.
@@ -71,11 +75,17 @@ class Server:
         idle_timeout: float,
         limits: Limits = Limits(),  # noqa: B008  immutable
         stopping: Callable[[], None] = lambda: None,
+        accepts_fds: bool = False,
     ) -> None:
-        """`stopping` is told when the server begins to stop."""
+        """`stopping` is told when the server begins to stop. Who `accepts_fds` receives file descriptors from clients.
+
+        That may be changed at any time, for what comes from then on.
+        """
         self._loop = loop
         self._announce = stopping
         self.limits = limits
+        self.accepts_fds = accepts_fds
+        self.closer = fds.Closer()
         self._dispatcher = dispatcher
         self._listeners = [listener for listener in listeners if not listener.connected]
         self._clients = [listener for listener in listeners if listener.connected]
@@ -269,6 +279,8 @@ class Connection:
         self._finishing = False  # the service ends after this call
         self._closed = False
         self._turn_due = False  # to look for another call in what was read
+        self._waits_for_room = False  # nothing is read
+        self._closing_pause = CLOSING_PAUSE
         self._patience: Timer | None = None  # until the client has to have sent its call, or read its reply
         self._pause: Timer | None = None  # until it is looked again whether the client has read what came before
         self._events = READ
@@ -339,8 +351,18 @@ class Connection:
         return self._call is not None or self._reply is not None or self._turn_due
 
     def _receive(self) -> None:
+        if self._server.accepts_fds and not self._server.closer.has_room_for(self.user.uid):
+            self._wait_for_room()
+            return
+        self._closing_pause = CLOSING_PAUSE
+        received: list[FileDescriptor] = []
+        lost = False
         try:
-            data = self._socket.recv(fds.RECEIVE_SIZE)
+            if self._server.accepts_fds:
+                # One too many is to be seen.
+                data, received, lost = fds.receive_few(self._socket, FDS_MAX + 1)
+            else:
+                data = self._socket.recv(fds.RECEIVE_SIZE)
         except BlockingIOError:
             if not self._gone:
                 return
@@ -348,10 +370,29 @@ class Connection:
             data = b""
         except OSError:
             data = b""
+        if lost:
+            self._close_received(received)
+            raise ProtocolError("more file descriptors than a call takes, or than there is room for")
         if data:
-            self._reader.feed(data)
+            self._reader.feed(data, received)
         else:
             self._end_of_file = True
+
+    def _wait_for_room(self) -> None:
+        """Until descriptors of the user's are closed. It has itself to thank for it, if that never comes."""
+        if self._gone:
+            self._end_of_file = True
+            return
+        self._waits_for_room = True
+        self._share.call_later(self._closing_pause, self._look_for_room)
+        self._closing_pause = min(self._closing_pause * 2, CLOSING_PAUSE_MAX)
+
+    def _look_for_room(self) -> None:
+        self._waits_for_room = False
+        self._safely(self._go_on)
+
+    def _close_received(self, received: Sequence[FileDescriptor]) -> None:
+        self._server.closer.close(self.user.uid, received)
 
     def _account(self) -> None:
         """Tell how much waits here. Raises ProtocolError if the user, or users as a whole, let too much wait."""
@@ -372,7 +413,9 @@ class Connection:
             self._stop_waiting()
             self._held = memory_of(message)
             self._account()
-            self._begin(parse_call(message, self._bounds))
+            call = parse_call(message, self._bounds)
+            received = self._reader.take_fds()
+            self._begin(replace(call, fds=received) if received else call)
         elif self._finishing or self._end_of_file:
             self._close()
         elif self._gone:
@@ -380,7 +423,7 @@ class Connection:
             self._account()
             self._go_on_later()
         else:
-            self._watch(READ)
+            self._watch(0 if self._waits_for_room else READ)
             self._account()
             if self._reader.size:
                 self._be_patient(self._server.limits.request_seconds, "did not send all of a call")
@@ -424,6 +467,9 @@ class Connection:
 
     def _finished(self, call: Call, reply: Reply | None) -> None:
         self._call = None
+        if call.fds:
+            self._close_received(call.fds)
+            call = replace(call, fds=())
         if reply is not None and reply.stream is not None:
             self._stream = call, reply.stream
             if self._gone or call.oneway:
@@ -553,6 +599,7 @@ class Connection:
         self._leave()
         self._closed = True
         self._socket.close()
+        self._close_received(self._reader.take_all_fds())
         self._account()
         if self._call is None:
             self._server.closed(self)

@@ -85,6 +85,7 @@ def serve(listeners: list[Listener], policy: Policy, options: Options) -> None:
         else:
             authorizer.policy = policy
             server.limit(limits)
+            server.accepts_fds = policy.accept_fds
             machined.change_rules(limits)
             quick.turns.limit(AT_ONCE, limits.waiting_calls)
             patient.turns.limit(limits.calls_per_user, limits.waiting_calls)
@@ -99,6 +100,7 @@ def serve(listeners: list[Listener], policy: Policy, options: Options) -> None:
         options.idle_timeout,
         limits,
         stopping=lambda: activation.notify("STOPPING=1", os.environ),
+        accepts_fds=policy.accept_fds,
     )
     with _signals(loop, server, reload):
         server.start()
@@ -116,7 +118,7 @@ def serve(listeners: list[Listener], policy: Policy, options: Options) -> None:
 
 
 def _limits(policy: Policy) -> Limits:
-    limits = within_open_files(policy.limits)
+    limits = within_open_files(policy.limits, accepts_fds=policy.accept_fds)
     if limits.connections < policy.limits.connections:
         journal.log(journal.WARNING, f"The limit of open files leaves room for {limits.connections} connections")
     return limits

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import pytest
 
 from tests.client import Client
 
-from .conftest import Bridge, eventually
+from .conftest import Bridge, eventually, open_fds
 from .fake_machined import Bus, FakeMachined
 from .test_limits import LimitedBridge
 from .test_polkit import connections
@@ -123,3 +124,32 @@ def test_the_service_manager_is_told(tmp_path: Path, bus: Bus, machined: FakeMac
             assert since.isdigit()
             assert manager.recv(100) == b"READY=1"
         bridge.stop()
+
+
+# --- file descriptors from clients ----------------------------------------------------------------------------------
+
+
+def outcome(client: Client, method: str) -> str | None:
+    """The error that a call ends in which comes with a file descriptor, None for success."""
+    message = json.dumps({"method": method, "parameters": {}}).encode() + b"\0"
+    with open(os.devnull, "rb") as file:
+        socket.send_fds(client.socket, [message], [file.fileno()])
+    reply = client.receive()
+    if "error" in reply:
+        assert reply["parameters"]["parameter"] == "fds"
+    return reply.get("error")
+
+
+def test_whether_file_descriptors_are_accepted_is_taken_too(reloaded: Reloaded) -> None:
+    """By connections that there are, too. None stays open."""
+    client = reloaded.client()
+    assert reloaded.names(client) == ["db", "web"]
+    before = reloaded.fds_without_clients(1)
+    for accepted in (False, True, False):
+        reloaded.write(f"{ALL}accept-fds = {str(accepted).lower()}\n")
+        by_call(reloaded, client)
+        expected = "org.varlink.service.InvalidParameter" if accepted else None
+        for method in ("io.machine1.ListMachines", "org.varlink.service.GetInfo"):
+            assert outcome(client, method) == expected
+        assert eventually(lambda: os.devnull not in list(open_fds(reloaded.process.pid).values())[3:])
+        assert reloaded.fds_without_clients(1) == before

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import threading
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
+from jeepney.fds import FileDescriptor
 
 from bridge import fds, journal
 from bridge.bus import DEADLINE
@@ -43,6 +46,23 @@ def _nothing_left_behind() -> Iterator[None]:
 def _shells_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that one that nobody takes is closed in the next turn."""
     monkeypatch.setattr(fds, "STARTING", 0.0)
+
+
+LINGERING = 1
+
+
+def lingering() -> tuple[socket.socket, FileDescriptor]:
+    """A connection, and a descriptor of it whose close(2) takes LINGERING seconds, or until the connection is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = socket.create_connection(listener.getsockname())
+        there, _ = listener.accept()
+    here.setblocking(False)
+    try:
+        while True:
+            here.send(bytes(65536))
+    except BlockingIOError:
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGERING))
+    return there, FileDescriptor(here.detach())
 
 
 @dataclass(frozen=True)

@@ -580,6 +580,17 @@ def test_more_and_oneway_are_answered_as_any_other(more: bool, oneway: bool) -> 
     assert answer(Call("io.machine1.ListMachines", more=more, oneway=oneway)) == Reply({"machines": []})
 
 
+@pytest.mark.parametrize("call", [TERMINATE, Call("io.machine1.ListImages"), Call(CHECK, {"method": "ListImages"})])
+def test_a_descriptor_that_no_method_takes_is_refused(call: Call) -> None:
+    """Before polkit is asked, and closed by who received it."""
+    machined, polkit = FakeMachined(), FakePolkit()
+    fd = FileDescriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    name, parameters = error(replace(call, fds=(fd,)), USER, machined, polkit)
+    assert (name, parameters["parameter"]) == ("org.varlink.service.InvalidParameter", "fds")
+    assert (machined.asked, polkit.asked) == ([], [])
+    fd.close()
+
+
 # --- several replies ------------------------------------------------------------------------------------------------
 
 

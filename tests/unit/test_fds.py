@@ -7,14 +7,15 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from jeepney.fds import FileDescriptor
 
 from bridge import fds
 
-from .conftest import open_fds
+from .conftest import LINGERING, lingering, open_fds
 
 
 @pytest.fixture
@@ -115,6 +116,18 @@ def test_lost_descriptors_are_an_error_and_the_others_are_closed(
     assert open_fds().keys() == before.keys()
 
 
+def test_few_are_received_and_more_show(pair: tuple[socket.socket, socket.socket]) -> None:
+    here, there = pair
+    sent = [null(), null(), null()]
+    for number in (0, 1, 2, 3):
+        fds.send(here, b"x", sent[:number])
+        data, received, more = fds.receive_few(there, 2)
+        assert (data, len(received), more) == (b"x", min(number, 2), number > 2)
+        assert not any(os.get_inheritable(fd.fileno()) for fd in received)
+        fds.close(received)
+    fds.close(sent)
+
+
 @pytest.mark.parametrize("with_descriptor", [False, True])
 def test_a_peer_that_left_is_an_error_and_no_signal(
     pair: tuple[socket.socket, socket.socket], with_descriptor: bool
@@ -145,3 +158,69 @@ def test_what_the_peer_has_not_read_shows(pair: tuple[socket.socket, socket.sock
     assert fds.unread_by_peer(here)
     there.recv(1)
     assert not fds.unread_by_peer(here)
+
+
+# --- what clients sent ----------------------------------------------------------------------------------------------
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+    return condition()
+
+
+def test_what_takes_long_to_be_closed_keeps_nobody_but_its_user() -> None:
+    closer = fds.Closer()
+    there, slow = lingering()
+    begin = time.monotonic()
+    closer.close(1000, [slow])
+    behind, others = null(), null()
+    number = behind.fileno()
+    closer.close(1000, [behind])
+    closer.close(1001, [others])
+    assert eventually(lambda: list(closer._unclosed) == [1000])
+    assert time.monotonic() - begin < LINGERING
+    assert list(closer._unclosed[1000])[1:] == [number]
+    assert not closer.idle
+    assert eventually(lambda: closer.idle)
+    assert time.monotonic() - begin >= LINGERING * 0.9
+    there.close()
+
+
+def test_a_user_of_whom_many_wait_has_no_room() -> None:
+    closer = fds.Closer()
+    there, slow = lingering()
+    closer.close(1000, [slow])
+    for _ in range(fds.UNCLOSED_MAX - 1):
+        assert closer.has_room_for(1000)
+        closer.close(1000, [null()])
+    assert not closer.has_room_for(1000)
+    assert closer.has_room_for(1001)
+    there.close()  # and so the connection is gone
+    assert eventually(lambda: closer.idle)
+    assert closer.has_room_for(1000)
+
+
+def test_without_a_thread_descriptors_wait_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    closer = fds.Closer()
+
+    def none_left(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("_thread.start_new_thread", none_left)
+        closer.close(1000, [null()])
+    assert not closer.idle
+    closer.close(1001, [])
+    assert not closer.idle
+    closer.close(1001, [null()])
+    assert eventually(lambda: closer.idle)
+
+
+def test_a_descriptor_that_cannot_be_closed_well_keeps_none_from_being_closed() -> None:
+    """Such as one whose file system has no room left for what was written."""
+    closer = fds.Closer()
+    gone = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.close(gone)
+    closer.close(1000, [FileDescriptor(gone), null()])
+    assert eventually(lambda: closer.idle)

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 
 import pytest
+from jeepney.fds import FileDescriptor
 
 from bridge.framing import ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_reply
 from bridge.messages import Call, Reply
@@ -309,6 +311,74 @@ def test_reading_takes_time_linear_in_the_size(message: bytes) -> None:
     except ProtocolError:
         pass
     assert time.process_time() - started < 2
+
+
+# --- file descriptors -----------------------------------------------------------------------------------------------
+
+
+def null() -> FileDescriptor:
+    return FileDescriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
+@pytest.mark.parametrize(
+    ("reads", "number"),
+    [
+        (["+one\0"], 0),
+        (["+one\0", "two\0"], 0),
+        (["one\0", "+two\0"], 1),
+        (["one\0+two\0"], 1),
+        (["one\0+tw", "o\0"], 1),
+        (["on", "e\0+two\0three\0"], 2),  # all three bytes of one sendmsg(2): nobody can know better
+        (["+o", "ne\0"], 0),
+        (["o", "+n", "e\0"], 0),
+        (["o", "+ne\0"], 0),
+        (["o", "ne\0+", "two\0"], 0),
+        (["\0+\0"], 1),
+        (["one\0two\0thr", "+ee\0"], 2),
+    ],
+)
+def test_descriptors_are_of_the_message_that_begins_last(reads: list[str], number: int) -> None:
+    """`+` is where the bytes that came with one begin: what is before it was sent earlier, and read at once with it."""
+    reader = Reader()
+    sent = null()
+    taken = []
+    for read in reads:
+        reader.feed(read.replace("+", "").encode(), [sent] if "+" in read else [])
+        while reader.next_message() is not None:
+            taken.append(reader.take_fds())
+    assert taken == [(sent,) if index == number else () for index in range(len(taken))]
+    assert len(taken) > number
+    assert reader.take_all_fds() == []
+    sent.close()
+
+
+@pytest.mark.parametrize("reads", [[], [1], [1, 0]])
+def test_a_message_has_one_descriptor_at_most(reads: list[int]) -> None:
+    reader = Reader()
+    sent: list[FileDescriptor] = []
+    for number in reads:
+        new = [null() for _ in range(number)]
+        reader.feed(b"x", new)
+        sent += new
+    more = [null()] if sent else [null(), null()]
+    sent += more
+    with pytest.raises(ProtocolError, match="more file descriptors than a call takes"):
+        reader.feed(b"x", more)
+    assert reader.take_all_fds() == sent
+    for fd in sent:
+        fd.close()
+
+
+def test_descriptors_of_messages_that_were_not_taken_are_handed_over() -> None:
+    reader = Reader()
+    sent = [null(), null()]
+    reader.feed(b"one\0", sent[:1])
+    reader.feed(b"two", sent[1:])
+    assert reader.next_message() == b"one"
+    assert reader.take_all_fds() == sent
+    assert reader.take_fds() == ()
+    for fd in sent:
+        fd.close()
 
 
 # --- a stream of messages -------------------------------------------------------------------------------------------

@@ -64,7 +64,9 @@ LEAVES = ["activation", "ring", "loop", "limits", "fds", "errors", "text", "__in
 # Who may import what. `asyncio` costs half a cold start, see loop.py.
 ALLOWED = {
     "socket": {"details", "service", "stdio", "probe", "shell", "server", "activation", "bus", "fds", "journal"},
-    "jeepney": {"stdio", "server", "polkit", "machined", "units", "reads", "remembered", "bus", "fds", "messages"},
+    "jeepney": {
+        "stdio", "server", "polkit", "machined", "units", "reads", "remembered", "bus", "fds", "messages", "framing",
+    },  # fmt: skip
     "jsonschema": {"contract"},
     "varlink": {"introspection"},
     "tomllib": {"policy"},

@@ -110,6 +110,12 @@ def test_there_are_no_more_connections_than_files_for_them(given: Given, files: 
     assert within_open_files(limits) == replace(limits, connections=connections)
 
 
+def test_descriptors_of_clients_have_their_files(given: Given) -> None:
+    given(1240, 1240)
+    assert within_open_files(Limits()).connections == 150
+    assert within_open_files(Limits(), accepts_fds=True).connections == 100
+
+
 @pytest.mark.parametrize("soft", [1024, 1_048_575, 1_048_576])
 def test_as_many_files_are_allowed_as_may_be(given: Given, soft: int) -> None:
     files = given(soft, 1_048_576)

@@ -159,6 +159,8 @@ def test_each_key_says_what_is_without_it() -> None:
     assert empty.programs == ()
     assert said["host-paths"].endswith("Without it, false .")
     assert not empty.host_paths
+    assert said["accept-fds"].endswith("Without it, false .")
+    assert not empty.accept_fds
     assert said["polkit"].endswith("Without it, required .")
     assert empty.polkit_required
 

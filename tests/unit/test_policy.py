@@ -718,6 +718,8 @@ def test_the_example_of_a_sandbox() -> None:
         ("polkit = false", 1, "polkit must be one of required, off"),
         ('host-paths = "no"', 1, "host-paths must be true or false"),
         ("host-paths = 0", 1, "host-paths must be true or false"),
+        ('accept-fds = "yes"', 1, "accept-fds must be true or false"),
+        ("accept-fds = 1", 1, "accept-fds must be true or false"),
         ('methods = "KillMachine"', 1, "methods must be a list"),
         ('machines = "*"', 1, "machines must be a list"),
         ('programs = "**"', 1, "programs must be a list"),

@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import random
 import resource
 import socket
 import subprocess
@@ -29,7 +30,7 @@ from bridge.loop import Future, Loop, Share
 from bridge.messages import Call, Peer, Reply, Stream
 from bridge.server import Server
 
-from .conftest import Line
+from .conftest import LINGERING, Line, lingering
 
 RECEIVE_SIZE = 1 << 20
 BIG = 1 << 20  # more than the buffers of a UNIX socket hold
@@ -78,6 +79,7 @@ class FakeDispatcher:
         self.shared = Reply({"x": "y"}, shared=True)
         self.pty: list[FileDescriptor] = []
         self.streams: list[FakeStream] = []
+        self.files: list[list[int]] = []  # that came with each call, by inode
 
     @property
     def asked(self) -> list[object]:
@@ -87,6 +89,7 @@ class FakeDispatcher:
     async def answer(self, call: Call, peer: Peer) -> Reply:
         self.calls.append(call)
         self.peers.append(peer)
+        self.files.append([os.fstat(fd.fileno()).st_ino for fd in call.fds])
         if call.method == "t.Hold":
             future = Future[Reply](self._loop)
             self.held.append(future)
@@ -189,6 +192,10 @@ class Stage:
             self.until(lambda: self.ended)
         self.loop.close()
         self.listener.socket.close()
+        end = time.monotonic() + 10
+        while not self.server.closer.idle and time.monotonic() < end:
+            time.sleep(0.001)
+        assert self.server.closer.idle
         assert not self.server._connections
         assert not self.server._users
         assert self.server._buffered == 0
@@ -611,6 +618,293 @@ def test_descriptors_from_clients_are_dropped(stage: Stage, client: Client) -> N
         os.set_blocking(pipe.fileno(), False)
         # Its other end is open nowhere any more.
         assert pipe.read() == b""
+
+
+# --- descriptors from clients, where the policy accepts them --------------------------------------------------------
+
+
+class Sent:
+    """A descriptor that a client sends and has no more itself. It is open as long as the server has it."""
+
+    def __init__(self) -> None:
+        reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._pipe = os.fdopen(reader, "rb", buffering=0)
+        self.inode = os.fstat(reader).st_ino
+
+    def go(self, client: Client, data: bytes) -> Sent:
+        socket.send_fds(client.socket, [data], [self._writer])
+        os.close(self._writer)
+        return self
+
+    @property
+    def open(self) -> bool:
+        return self._pipe.read(100) is None
+
+    def read(self) -> bytes | None:
+        return self._pipe.read(100)
+
+    def is_gone(self) -> bool:
+        return not self.open
+
+    def close(self) -> None:
+        self._pipe.close()
+
+
+Send = Callable[..., Sent]
+
+
+@pytest.fixture
+def send(stage: Stage) -> Iterator[Send]:
+    """Sends bytes and a descriptor of a client's, where the server accepts it."""
+    stage.server.accepts_fds = True
+    everything: list[Sent] = []
+
+    def send(client: Client, data: bytes) -> Sent:
+        everything.append(Sent().go(client, data))
+        return everything[-1]
+
+    yield send
+    for sent in everything:
+        assert eventually(stage, sent.is_gone)
+        sent.close()
+
+
+def eventually(stage: Stage, condition: Callable[[], bool]) -> bool:
+    """Also when the server has ended."""
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        if not stage.ended:
+            stage.turn(0.002)
+    return condition()
+
+
+def test_a_descriptor_comes_with_its_call(stage: Stage, client: Client, send: Send) -> None:
+    """And is the call's until there is a reply."""
+    sent = send(client, message("t.Hold"))
+    stage.until(lambda: bool(stage.dispatcher.held))
+    (call,) = stage.dispatcher.calls
+    (received,) = call.fds
+    assert not os.get_inheritable(received.fileno())
+    os.write(received.fileno(), b"through")
+    assert sent.read() == b"through"
+    stage.turn()
+    assert sent.open
+    stage.dispatcher.release()
+    client.receive()
+    assert eventually(stage, sent.is_gone)
+    assert client.echo()
+    assert stage.dispatcher.calls[-1].fds == ()
+
+
+def test_each_call_gets_its_own(stage: Stage, client: Client, send: Send) -> None:
+    """Though all are there before the first is read, and one read(2) returns a call and what comes with the next."""
+    client.send("t.Echo", {"n": 0})
+    send(client, message("t.Echo", {"n": 1}))
+    client.send("t.Echo", {"n": 2})
+    client.send_bytes(message("t.Echo", {"n": 3})[:10])
+    client.send_bytes(message("t.Echo", {"n": 3})[10:])
+    half = message("t.Echo", {"n": 4})
+    send(client, half[:10])
+    client.send_bytes(half[10:])
+    send(client, message("t.Echo", {"n": 5}))
+    assert client.receive(6) == echoes(*range(6))
+    assert [len(call.fds) for call in stage.dispatcher.calls] == [0, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_call_gets_its_own_however_they_are_cut(stage: Stage, client: Client, send: Send, seed: int) -> None:
+    """In one piece or in several, the descriptor with the first; read at once, or many together."""
+    chance = random.Random(seed)  # noqa: S311
+    expected: list[list[int]] = []
+    for number in range(60):
+        data = message("t.Echo", {"n": number, "x": "y" * chance.choice([0, 100, 5000])})
+        cut = chance.choice([len(data), chance.randrange(1, len(data))])
+        if chance.random() < 0.5:
+            expected.append([send(client, data[:cut]).inode])
+        else:
+            client.send_bytes(data[:cut])
+            expected.append([])
+        if chance.random() < 0.3:
+            stage.turn(0.001)
+        if cut < len(data):
+            client.send_bytes(data[cut:])
+    client.receive(60)
+    assert stage.dispatcher.asked == list(range(60))
+    assert stage.dispatcher.files == expected
+
+
+@pytest.mark.parametrize("method", ["t.Echo", "t.Error", "t.Bug", "t.Fd", "t.Shared", "t.Big"])
+@pytest.mark.parametrize("oneway", [False, True])
+def test_a_descriptor_is_closed_whatever_its_call_ends_in(
+    stage: Stage, client: Client, send: Send, logged: list[Line], method: str, oneway: bool
+) -> None:
+    sent = send(client, message(method, {"n": 1}, oneway=oneway))
+    assert eventually(stage, lambda: bool(stage.dispatcher.calls))
+    assert eventually(stage, sent.is_gone)
+    logged.clear()
+
+
+def test_a_descriptor_is_closed_with_the_first_reply_of_many(stage: Stage, client: Client, send: Send) -> None:
+    sent = send(client, message("t.Stream", {"last": 2, "held": True}, more=True))
+    client.receive()
+    assert eventually(stage, sent.is_gone)
+    for _ in range(2):
+        stage.until(lambda: stage.dispatcher.streams[0].waiting is not None)
+        stage.dispatcher.streams[0].give()
+        client.receive()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_descriptor_is_closed_when_its_call_is_done_though_nobody_is_there(
+    stage: Stage, client: Client, send: Send, leaves: bool
+) -> None:
+    """The client has left, or the service ends."""
+    sent = send(client, message("t.Hold"))
+    stage.until(lambda: bool(stage.dispatcher.held))
+    if leaves:
+        client.close()
+    else:
+        stage.server.stop()
+    stage.turn()
+    assert sent.open
+    stage.dispatcher.release()
+    assert eventually(stage, sent.is_gone)
+
+
+def test_descriptors_of_calls_that_never_come_are_closed(stage: Stage, client: Client, send: Send) -> None:
+    """Half a call, whole ones that wait behind another when the service ends, and what is no call."""
+    whole, half, wrong = client, stage.client(), stage.client()
+    behind = send(whole, message("t.Hold") + message("t.Echo"))
+    part = send(half, message("t.Echo")[:10])
+    nonsense = send(wrong, b"nonsense\0")
+    stage.until(lambda: bool(stage.dispatcher.held))
+    assert eventually(stage, nonsense.is_gone)
+    assert wrong.hung_up()
+    stage.turn()
+    assert behind.open
+    assert part.open
+    half.close()
+    assert eventually(stage, part.is_gone)
+    stage.server.stop()
+    stage.dispatcher.release()
+    assert eventually(stage, behind.is_gone)
+    assert stage.dispatcher.calls[0].fds == ()
+
+
+@pytest.mark.parametrize("number", [2, 3, 253])
+def test_a_call_with_more_descriptors_ends_its_connection(
+    stage: Stage, client: Client, logged: list[Line], number: int
+) -> None:
+    stage.server.accepts_fds = True
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe:
+        socket.send_fds(client.socket, [message("t.Echo")], [writer] * number)
+        os.close(writer)
+        assert client.hung_up()
+        assert pipe.read() == b""
+    assert stage.dispatcher.calls == []
+    assert [line.message.rpartition(": ")[2] for line in logged] == [
+        "more file descriptors than a call takes" + (", or than there is room for" if number > 2 else "")
+    ]
+
+
+def test_a_descriptor_for_which_there_is_no_room_ends_its_connection(
+    stage: Stage, client: Client, logged: list[Line]
+) -> None:
+    """A call without it would be another one."""
+    stage.server.accepts_fds = True
+    assert client.echo()
+    socket.send_fds(client.socket, [message("t.Echo", {"n": 1})], [0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        stage.until(lambda: not stage.server._connections)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert client.hung_up()
+    assert len(stage.dispatcher.calls) == 1
+    assert logged[-1].message.endswith(", or than there is room for")
+
+
+def test_whether_descriptors_are_accepted_may_change(stage: Stage, client: Client) -> None:
+    """For connections that there are, too."""
+    for accepts in (False, True, False):
+        stage.server.accepts_fds = accepts
+        for each in (client, stage.client()):
+            socket.send_fds(each.socket, [message("t.Echo", {"n": 1})], [0])
+            assert each.receive() == echoes(1)
+            assert len(stage.dispatcher.calls[-1].fds) == accepts
+
+
+def test_two_descriptors_of_a_client_are_open_at_most(stage: Stage, client: Client, send: Send) -> None:
+    """However many it sends: what is not read stays in the kernel, where it counts as the client's."""
+    assert client.echo()
+    before = len(os.listdir("/proc/self/fd"))
+    half = message("t.Hold")
+    sent = [send(client, half[:10])]
+    stage.turn()
+    sent += [send(client, half[10:] + half[:10]) for _ in range(20)]
+    stage.until(lambda: bool(stage.dispatcher.held))
+    stage.turn()
+    assert len(os.listdir("/proc/self/fd")) - before - len(sent) <= 2
+    client.close()
+    while stage.server._connections:
+        stage.turn(0.002)
+        while stage.dispatcher.held:
+            stage.dispatcher.release()
+
+
+def test_a_socket_with_itself_inside_is_closed_as_anything_else(stage: Stage, client: Client, send: Send) -> None:
+    """Sockets that wait in one another are open nowhere: the kernel finds them (unix(7))."""
+    here, there = socket.socketpair()
+    with here, there:
+        socket.send_fds(here, [b"x"], [here.fileno(), there.fileno()])
+        socket.send_fds(there, [b"x"], [here.fileno(), there.fileno()])
+        socket.send_fds(client.socket, [message("t.Echo", {"n": 1})], [here.fileno()])
+    assert client.receive() == echoes(1)
+    assert client.echo()
+
+
+def test_what_takes_long_to_be_closed_holds_up_nobody(stage: Stage, client: Client, send: Send) -> None:
+    there, slow = lingering()
+    socket.send_fds(client.socket, [message("t.Echo", {"n": 1})], [slow.fileno()])
+    slow.close()
+    begin = time.monotonic()
+    assert client.receive() == echoes(1)
+    assert stage.client().echo()
+    assert time.monotonic() - begin < LINGERING / 2
+    there.close()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_user_whose_descriptors_cannot_be_closed_is_not_heard_until_they_are(
+    stage: Stage, user: Client, send: Send, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """Which costs little meanwhile, and no other user."""
+    assert user.echo()
+    room = False
+    monkeypatch.setattr(stage.server.closer, "has_room_for", lambda uid: room or uid != USER)
+    monkeypatch.setattr(server, "CLOSING_PAUSE_MAX", 0.02)
+    socket.send_fds(user.socket, [message("t.Echo", {"n": 1})], [0])
+    assert len(poll_times(stage, 0.3)) < 100
+    assert user.silent()
+    clients_of(monkeypatch, USER + 1)
+    assert stage.client().echo()
+    if leaves:
+        user.close()
+        stage.until(lambda: len(stage.server._connections) == 1)
+        return
+    room = True
+    assert user.receive() == echoes(1)
+    assert len(stage.dispatcher.calls[-1].fds) == 1
+    assert user.echo()
+
+
+def test_many_descriptors_in_a_hurry_all_come(stage: Stage, client: Client, send: Send) -> None:
+    """Though they are sent faster than a thread closes them."""
+    sent = [send(client, message("t.Echo", {"n": number})) for number in range(200)]
+    client.receive(200)
+    assert stage.dispatcher.files == [[each.inode] for each in sent]
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
