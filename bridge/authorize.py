@@ -46,6 +46,13 @@ ACTIONS = {
     "io.machine1.GetImage": ("io.machine1.inspect-images", "get-image"),
     "io.machine1.SetPoolLimit": ("io.machine1.manage-pool", "set-pool-limit"),
     "io.machine1.CleanPool": ("io.machine1.manage-pool", "clean-pool"),
+    "io.machine1.ImportTar": ("io.machine1.import-images", "import-tar"),
+    "io.machine1.ImportRaw": ("io.machine1.import-images", "import-raw"),
+    "io.machine1.ExportTar": ("io.machine1.export-images", "export-tar"),
+    "io.machine1.ExportRaw": ("io.machine1.export-images", "export-raw"),
+    "io.machine1.PullTar": ("io.machine1.pull-images", "pull-tar"),
+    "io.machine1.PullRaw": ("io.machine1.pull-images", "pull-raw"),
+    "io.machine1.CancelTransfer": ("io.machine1.cancel-transfers", "cancel"),
 }
 
 # Parameters whose detail has another name; lists are JSON, so that no separator can be mistaken.
@@ -99,7 +106,7 @@ def question(name: str, method: Method, parameters: Parameters) -> tuple[str, di
     kinds = {parameter: "new_name" if kind == "new" else kind for kind, parameter in method.about.items()}
     details = {"verb": verb}
     for parameter, value in parameters.items():
-        if parameter == "allowInteractiveAuthentication":
+        if parameter in ("allowInteractiveAuthentication", method.fd):
             continue
         key = kinds.get(parameter) or _DETAILS.get(parameter, parameter)
         details[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

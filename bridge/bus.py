@@ -11,7 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import count
 from typing import Any, Protocol, TypeAlias
@@ -100,6 +100,7 @@ class Signal:
     interface: str
     member: str
     body: tuple[Any, ...]
+    path: str = field(default="", compare=False)
 
 
 class Listener(Protocol):
@@ -374,11 +375,12 @@ class _Connection:
 
     def _hear(self, listener: Listener, header: Header, content: Answer) -> None:
         fields = header.fields
-        sender, interface, member = (
-            fields.get(field, "") for field in (HeaderFields.sender, HeaderFields.interface, HeaderFields.member)
+        sender, interface, member, path = (
+            fields.get(which, "")
+            for which in (HeaderFields.sender, HeaderFields.interface, HeaderFields.member, HeaderFields.path)
         )
         try:
-            signal = Signal(sender, interface, member, content.body())
+            signal = Signal(sender, interface, member, content.body(), path)
         except DBusError as error:
             self.close(f"the system bus sent nonsense: {error.message}")
             return

@@ -59,8 +59,7 @@ class Dispatcher:
             if peer.left.done and not method.guarded:
                 return Reply()  # nobody hears it and it changes nothing
             parameters = self._validate(call.method, call.parameters)
-            if call.fds:
-                raise InvalidParameter("fds", "this method takes no file descriptor")
+            self._check_fds(method, parameters, call)
             entry.by = await self._authorizer.authorize(peer, call.method, method, parameters)
             if call.upgrade:
                 raise MethodNotImplemented(call.method)
@@ -70,7 +69,9 @@ class Dispatcher:
                 reply = await self._check(peer, parameters, entry)
             else:
                 function = method.streamed if call.more and method.streamed else method.function
-                machined = self._machined.on_behalf_of(peer.uid, self._authorizer, peer.left)
+                machined = self._machined.on_behalf_of(
+                    peer.uid, self._authorizer, peer.left, call.fds, more=call.more
+                )
                 reply = await function(machined, parameters)
             if not reply.message:
                 self._authorizer.policy.filter(call.method, reply.parameters)
@@ -105,6 +106,14 @@ class Dispatcher:
 
     def _validate(self, name: str, parameters: Parameters) -> Parameters:
         return normalize(name, self._contract.check(name, parameters))
+
+    def _check_fds(self, method: Method, parameters: Parameters, call: Call) -> None:
+        """What came with the call is what the method takes. Where the policy accepts none, that is what is said."""
+        if method.fd is None:
+            if call.fds:
+                raise InvalidParameter("fds", "this method takes no file descriptor")
+        elif self._authorizer.policy.accept_fds and (len(call.fds) != 1 or parameters[method.fd] != 0):
+            raise InvalidParameter(method.fd, "must be 0, the index of the file descriptor that comes with the call")
 
     async def _check(self, peer: Peer, parameters: Parameters, entry: Entry) -> Reply:
         """Whether a call would be authorized, without making it: io.machine1.Check."""

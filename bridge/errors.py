@@ -149,6 +149,29 @@ class StartFailed(VarlinkError):
         super().__init__(name=image, result=result)
 
 
+class NoSuchTransfer(VarlinkError):
+    name = "io.machine1.NoSuchTransfer"
+
+    def __init__(self, transfer: int) -> None:
+        super().__init__(transfer=transfer)
+
+
+class TransferFailed(VarlinkError):
+    """`reason` is what systemd-importd said last."""
+
+    name = "io.machine1.TransferFailed"
+
+    def __init__(self, transfer: int, reason: str) -> None:
+        super().__init__(transfer=transfer, reason=reason)
+
+
+class TransferCanceled(VarlinkError):
+    name = "io.machine1.TransferCanceled"
+
+    def __init__(self, transfer: int) -> None:
+        super().__init__(transfer=transfer)
+
+
 class NotSupported(VarlinkError):
     name = "io.machine1.NotSupported"
 

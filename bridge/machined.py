@@ -12,9 +12,11 @@ from jeepney.fds import FileDescriptor
 
 from . import errors
 from .bus import DEADLINE, MESSAGE_MAX, Bus, DBusError, Signal
+from .importd import Importd, Listed
 from .limits import Limits
 from .listed import Image, Images, Machine, Machines
 from .loop import Future, Loop
+from .messages import Reply
 from .pool import Pool
 from .reads import Read
 from .remembered import Remembered
@@ -195,6 +197,10 @@ class Machined:
     shown: Shown = _Everything()
     # Resolved when the client leaves that is called for.
     left: Future[None] | None = None
+    # What came with its call, and stays the server's.
+    fds: tuple[FileDescriptor, ...] = ()
+    # Whether it takes several replies.
+    more: bool = False
 
     def __init__(self, loop: Loop, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
         self._loop = loop
@@ -211,13 +217,22 @@ class Machined:
         self._quick = Bus(loop, AT_ONCE, limits.waiting_calls)
         self._slow = Bus(loop, limits.calls_per_user, limits.waiting_calls)
         self._units = Units(loop, AT_ONCE, limits.waiting_calls)
+        self._importd = Importd(loop, AT_ONCE, limits)
         self._user = ROOT
         self._rules = Rules()
 
-    def on_behalf_of(self, user: int, shown: Shown, left: Future[None] | None = None) -> "Machined":
-        """The same, for the calls of this user, for whom there is what is shown, until the client has `left`."""
+    def on_behalf_of(
+        self,
+        user: int,
+        shown: Shown,
+        left: Future[None] | None = None,
+        fds: tuple[FileDescriptor, ...] = (),
+        *,
+        more: bool = False,
+    ) -> "Machined":
+        """The same, for a call of this user, for whom there is what is shown, until the client has `left`."""
         view = object.__new__(type(self))
-        view.__dict__ = self.__dict__ | {"_user": user, "shown": shown, "left": left}
+        view.__dict__ = self.__dict__ | {"_user": user, "shown": shown, "left": left, "fds": fds, "more": more}
         return view
 
     def require_client(self) -> None:
@@ -237,6 +252,7 @@ class Machined:
         self._image_watch.renew()
         self._quick.turns.limit(AT_ONCE, limits.waiting_calls)
         self._slow.turns.limit(limits.calls_per_user, limits.waiting_calls)
+        self._importd.limit(AT_ONCE, limits)
 
     async def machines(self) -> Machines:
         """What machined would list now. Many may share it. Raises what Bus.call raises."""
@@ -297,6 +313,26 @@ class Machined:
         """Have systemd start it; the result of that as Units.start has it. Raises what Bus.call raises."""
         return await self._units.start(unit, self._user, self.left)
 
+    async def transfer(self, image: str, member: str, signature: str, *arguments: object) -> Reply:
+        """Have systemd-importd begin one of this image, and tell of it where the client takes several replies.
+
+        Raises what Importd.follow raises.
+        """
+        if self.more:
+            return await self._importd.follow(
+                self._user, lambda: self.shown.shows_image(image), member, signature, *arguments
+            )
+        number, _ = await self._importd.call(self._user, member, signature, *arguments, reply="uo")
+        return Reply({"transfer": number})
+
+    async def transfers(self) -> list[Listed]:
+        """Those of images, whoever began them. Raises what Bus.call raises."""
+        return await self._importd.transfers(self._user)
+
+    async def cancel_transfer(self, number: int) -> None:
+        """Raises what Bus.call raises."""
+        await self._importd.call(self._user, "CancelTransfer", "u", number, reply="")
+
     def machine_changes(
         self, shape: Callable[[Machine], dict[str, object]], *, everything: bool
     ) -> Changes[Machine]:
@@ -318,6 +354,7 @@ class Machined:
         self._machine_watch.end()
         self._image_watch.end()
         self._units.close()
+        self._importd.close()
         self._remembered.close()
         for bus in (self._reads, self._quick, self._slow):
             bus.close()

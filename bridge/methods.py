@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from . import images, inside, machines, watching
+from . import images, inside, machines, transfers, watching
 from .machined import Machined
 from .messages import Parameters, Reply
 
@@ -30,7 +30,8 @@ class Method:
     of the service's `own` is for root and the user that the service runs as, whatever polkit would say. One that
     `streams` may have several replies, so it can be called with `more` alone; see messages.Stream. One that has another
     function `streamed` takes both: that one makes the replies to a call with `more`. One with `details` is guarded when
-    these are asked for, as machined guards them from systemd 261 on.
+    these are asked for, as machined guards them from systemd 261 on. `fd` is the parameter that is the index of a file
+    descriptor which comes with the call.
     """
 
     function: Function
@@ -40,6 +41,7 @@ class Method:
     streams: bool = False
     streamed: Function | None = None
     details: bool = False
+    fd: str | None = None
 
     def called_with(self, parameters: Parameters) -> "Method":
         """The same, guarded if these parameters make it so. They need not be validated yet."""
@@ -54,6 +56,8 @@ class Method:
 _MACHINE = {"machine": "name"}
 _IMAGE = {"image": "name"}
 _NEW_IMAGE = {"image": "name", "new": "dest"}
+_NEW = {"new": "name"}
+_FD = "image_fd"
 
 METHODS: dict[str, Method] = {
     "io.machine1.ListMachines": Method(
@@ -92,4 +96,12 @@ METHODS: dict[str, Method] = {
     "io.machine1.GetPool": Method(images.get_pool, False, {}),
     "io.machine1.SetPoolLimit": Method(images.set_pool_limit, True, {}),
     "io.machine1.CleanPool": Method(images.clean_pool, True, {}, streams=True),
+    "io.machine1.ImportTar": Method(transfers.import_tar, True, _NEW, fd=_FD),
+    "io.machine1.ImportRaw": Method(transfers.import_raw, True, _NEW, fd=_FD),
+    "io.machine1.ExportTar": Method(transfers.export_tar, True, _IMAGE, fd=_FD),
+    "io.machine1.ExportRaw": Method(transfers.export_raw, True, _IMAGE, fd=_FD),
+    "io.machine1.PullTar": Method(transfers.pull_tar, True, _NEW),
+    "io.machine1.PullRaw": Method(transfers.pull_raw, True, _NEW),
+    "io.machine1.ListTransfers": Method(transfers.list_transfers, False, {}),
+    "io.machine1.CancelTransfer": Method(transfers.cancel_transfer, True, {}),
 }

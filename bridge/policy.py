@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from . import urls
 from .errors import InvalidParameter, NoSuchImage, NoSuchMachine, PermissionDenied, Refusal
 from .limits import RANGES, Limits
 from .machines import HOST
 from .messages import Parameters
 from .methods import METHODS
+from .urls import URLGlob
 
 DEFAULT = "default"
 INTERFACE = "io.machine1."
@@ -41,6 +43,7 @@ STARS_MAX = 16
 _READ_ONLY = frozenset({
     "ListMachines", "GetMachine", "GetMachineByPID", "MapFromMachineUser", "MapFromMachineGroup", "MapToMachineUser",
     "MapToMachineGroup", "WatchMachines", "WaitMachine", "ListImages", "GetImage", "WatchImages", "GetPool",
+    "ListTransfers",
 })  # fmt: skip
 _MANAGE = _READ_ONLY | {
     "TerminateMachine", "KillMachine", "PoweroffMachine", "RebootMachine", "StartMachine", "UnregisterMachine",
@@ -52,9 +55,13 @@ _HOST_PATHS = frozenset({"CopyFromMachine", "CopyToMachine", "BindMountMachine"}
 _FILES = _HOST_PATHS | {"OpenMachineRootDirectory"}
 # Of all images at once.
 _POOL = frozenset({"SetPoolLimit", "CleanPool"})
+# Whole images, from outside and to outside.
+_TRANSFERS = frozenset({
+    "ImportTar", "ImportRaw", "ExportTar", "ExportRaw", "PullTar", "PullRaw", "CancelTransfer",
+})  # fmt: skip
 # Of the service itself, for root and its own user: nothing for a sandbox whose user is 0.
 _SERVICE = frozenset(f"io.systemd.service.{method}" for method in ("Reload", "SetLogLevel", "GetEnvironment"))
-PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _FILES | _POOL | _SERVICE}
+PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _FILES | _POOL | _TRANSFERS | _SERVICE}
 
 # What says but what the policy itself shows.
 ALWAYS = frozenset({
@@ -69,6 +76,9 @@ _EVERY_IMAGE = frozenset(INTERFACE + method for method in _POOL | {"GetPool"})
 # What each parameter is that METHODS does not already say to be a machine, an image or a new image. `free` needs no
 # decision, nor does `guest-path`; `arguments` are decided with `program`. Whatever is not here is refused.
 _ASK = {"allowInteractiveAuthentication": "free"}
+_IMPORT = {"image_fd": "fd", "force": "free", "read_only": "free"} | _ASK
+_EXPORT = {"image_fd": "fd", "format": "free"} | _ASK
+_PULL = {"url": "url", "verify": "free", "force": "free"} | _ASK
 _MORE: dict[str, dict[str, str]] = {
     "ListMachines": {"all": "free", "class": "free", "service": "free", "details": "details"} | _ASK,
     "GetMachine": {"details": "details"} | _ASK,
@@ -104,6 +114,14 @@ _MORE: dict[str, dict[str, str]] = {
     "GetPool": {},
     "SetPoolLimit": {"limit": "free"} | _ASK,
     "CleanPool": {"mode": "free"} | _ASK,
+    "ImportTar": _IMPORT,
+    "ImportRaw": _IMPORT,
+    "ExportTar": _EXPORT,
+    "ExportRaw": _EXPORT,
+    "PullTar": _PULL,
+    "PullRaw": _PULL,
+    "ListTransfers": {},
+    "CancelTransfer": {"transfer": "free"} | _ASK,
 }
 # Machines and images first: that one is not shown is said before anything else.
 PARAMETERS: dict[str, dict[str, str]] = {
@@ -174,6 +192,22 @@ def _normalize_into_a_machine(values: dict[str, Any]) -> None:
     values["dest"] = values.get("dest") or values["src"]
 
 
+def _normalize_import(values: dict[str, Any]) -> None:
+    values["force"], values["read_only"] = values.get("force", False), values.get("read_only", False)
+
+
+def _normalize_export(values: dict[str, Any]) -> None:
+    values["format"] = values.get("format", "uncompressed")
+
+
+def _normalize_pull(values: dict[str, Any]) -> None:
+    try:
+        values["url"] = urls.normalize(values["url"])
+    except ValueError as error:
+        raise InvalidParameter("url", str(error)) from error
+    values["verify"], values["force"] = values.get("verify", "signature"), values.get("force", False)
+
+
 _NORMALIZED: dict[str, Callable[[dict[str, Any]], None]] = {
     "io.machine1.KillMachine": _normalize_kill,
     "io.machine1.CloneImage": _normalize_clone,
@@ -181,6 +215,12 @@ _NORMALIZED: dict[str, Callable[[dict[str, Any]], None]] = {
     "io.machine1.CopyFromMachine": _normalize_copy_from,
     "io.machine1.CopyToMachine": _normalize_copy_to,
     "io.machine1.BindMountMachine": _normalize_bind_mount,
+    "io.machine1.ImportTar": _normalize_import,
+    "io.machine1.ImportRaw": _normalize_import,
+    "io.machine1.ExportTar": _normalize_export,
+    "io.machine1.ExportRaw": _normalize_export,
+    "io.machine1.PullTar": _normalize_pull,
+    "io.machine1.PullRaw": _normalize_pull,
 }
 
 
@@ -266,6 +306,7 @@ class Policy:
     host_paths: bool = False
     details: bool = False
     accept_fds: bool = False
+    pull: tuple[URLGlob, ...] = ()
     polkit_required: bool = True
     limits: Limits = Limits()  # noqa: RUF009  immutable
 
@@ -348,6 +389,12 @@ class Policy:
             case "details":
                 if value and not self.details:
                     _deny(f"{parameter} is true, and the policy allows no details")
+            case "fd":
+                if not self.accept_fds:
+                    _deny(f"{parameter} is a file descriptor, which the policy does not accept")
+            case "url":
+                if not urls.matches(self.pull, value):
+                    _deny(f"{parameter} is no URL that the policy allows to pull from")
             case "guest-path" | "arguments" | "free":
                 pass
             case _:
@@ -465,8 +512,7 @@ _LINE = re.compile(r"\(?at line (\d+), column \d+\)?")
 
 _KEYS = (
     "preset", "methods", "machines", "images", "users", "programs", "environment", "host-paths", "details",
-    "accept-fds",
-    "polkit", "limits",
+    "accept-fds", "pull", "polkit", "limits",
 )  # fmt: skip
 _LIMITS = {field.replace("_", "-"): field for field in RANGES}
 
@@ -513,6 +559,7 @@ class _File:
             host_paths=host_paths,
             details=self._boolean("details"),
             accept_fds=self._boolean("accept-fds"),
+            pull=self._pull(),
             polkit_required=polkit_required,
             limits=self._limits(),
         )
@@ -550,6 +597,9 @@ class _File:
         return self._globs(
             "environment", lambda glob: "has a =, must be a variable's name alone" if "=" in glob else None
         )
+
+    def _pull(self) -> tuple[URLGlob, ...]:
+        return tuple(URLGlob.of(glob) for glob in self._sound_globs("pull", urls.flaw))
 
     def _programs(self) -> tuple[Program, ...] | None:
         entries = self._list("programs")
@@ -637,12 +687,15 @@ class _File:
         return values
 
     def _globs(self, key: str, flaw_here: Callable[[str], str | None]) -> Globs:
+        return Globs.of(self._sound_globs(key, flaw_here))
+
+    def _sound_globs(self, key: str, flaw_here: Callable[[str], str | None]) -> list[str]:
         globs = self._texts(key)
         for index, glob in enumerate(globs):
             flaw = _glob_flaw(glob) or flaw_here(glob)
             if flaw is not None:
                 raise self._error(f"[{index}]: {glob!r} {flaw}", key, string=index)
-        return Globs.of(globs)
+        return globs
 
     def _error(self, what: str, *keys: str, string: int | None = None) -> PolicyError:
         """`string` counts the texts of the key's value up to the one that is wrong."""

@@ -125,7 +125,7 @@ _OF: dict[str, Callable[[Schema], SearchStrategy[Any]]] = {
 
 def longest(schema: Schema) -> str:
     """A text that fits and has as many characters as may be."""
-    for beginning in ("web", "/web", "WEB="):
+    for beginning in ("web", "/web", "WEB=", "http://web/"):
         text = beginning.ljust(schema["maxLength"], "a")
         if _fits(schema, text):
             return text

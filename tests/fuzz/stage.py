@@ -33,13 +33,13 @@ from bridge.authorize import Authorizer
 from bridge.contract import Contract
 from bridge.control import Control
 from bridge.dispatch import Dispatcher
-from bridge.errors import Timeout
+from bridge.errors import NoSuchTransfer, Timeout, TransferCanceled, TransferFailed
 from bridge.framing import ROOT, Bounds, ProtocolError, parse_call
 from bridge.limits import Limits
 from bridge.loop import READ, Loop, Timer
 from bridge.machined import Machined
 from bridge.messages import Parameters, Peer, Reply
-from bridge.methods import METHODS
+from bridge.methods import METHODS, Function
 from bridge.policy import Policy, parse
 
 from . import oracle
@@ -61,6 +61,8 @@ programs = ["**"]
 environment = ["*"]
 host-paths = true
 details = true
+accept-fds = true
+pull = ["http://*/*", "https://*/*"]
 """
 NARROW = """
 preset = "manage"
@@ -75,6 +77,7 @@ details = true
 FILES = {f"io.machine1.{name}" for name in ("CopyFromMachine", "CopyToMachine", "BindMountMachine")}
 FILES |= {"io.machine1.OpenMachineRootDirectory"}
 FILES |= {f"io.machine1.{name}" for name in ("GetPool", "SetPoolLimit", "CleanPool")}
+FILES |= oracle.TRANSFERS.keys() - {"io.machine1.ListTransfers"}
 # Errors that no contract lists, and what they say.
 STANDARD = {
     "org.varlink.service.InterfaceNotFound": {"interface"},
@@ -260,6 +263,22 @@ async def _watch(machined: Machined, parameters: Parameters) -> Reply:
     raise Timeout
 
 
+def _transfer(error: str | None) -> Function:
+    """What is over before it begins."""
+
+    async def function(machined: Machined, parameters: Parameters) -> Reply:
+        match error:
+            case "io.machine1.TransferFailed":
+                raise TransferFailed(1, "x")
+            case "io.machine1.TransferCanceled":
+                raise TransferCanceled(1)
+            case "io.machine1.NoSuchTransfer":
+                raise NoSuchTransfer(1)
+        return Reply({"transfers": []})
+
+    return function
+
+
 class Stage:
     """Two servers, one with each policy, on one loop. `run` raises Finding, or what escaped."""
 
@@ -425,6 +444,8 @@ class Stage:
             return {"org.varlink.service.ExpectedMore"}
         if given.script.fault:
             return None
+        if call.method in oracle.TRANSFERS:
+            return {oracle.TRANSFERS[call.method]}
         if call.method in oracle.WATCHES:
             more = call.more or not METHODS[call.method].streams
             return {"io.machine1.Timeout" if more else "org.varlink.service.ExpectedMore"}
@@ -538,6 +559,8 @@ class Stage:
         self._listeners.append(listener)
         authorizer = Authorizer(self._policy(policy), polkit_on(self._bus))
         methods = METHODS | {name: replace(METHODS[name], function=_watch) for name in oracle.WATCHES}
+        for name, error in oracle.TRANSFERS.items():
+            methods[name] = replace(METHODS[name], function=_transfer(error), fd=None)
         dispatcher = Dispatcher(
             Contract(), authorizer, machined_on(self._bus, self._loop), Control(lambda: None), methods
         )

@@ -39,13 +39,15 @@ from .stage import EVERYTHING
 
 INVALID = "org.varlink.service.InvalidParameter"
 SCHEMAS = {name: method["parameters"] for name, method in oracle.METHODS.items()}
-MACHINED = {name: schema for name, schema in SCHEMAS.items() if name not in oracle.OWN | oracle.WATCHES}
+# Not machined's, or never over.
+OTHERS = oracle.WATCHES | oracle.TRANSFERS.keys()
+MACHINED = {name: schema for name, schema in SCHEMAS.items() if name not in OTHERS | oracle.OWN}
 REQUESTS = {name: fitting(schema) for name, schema in SCHEMAS.items()}
 VIOLATIONS = {name: list(violations_of(schema)) for name, schema in SCHEMAS.items() if schema["properties"]}
 TEXTS = [
     (name, parameter, schema.get("items", schema))
     for name, method in SCHEMAS.items()
-    if name not in oracle.WATCHES
+    if name not in OTHERS
     for parameter, schema in method["properties"].items()
     if "maxLength" in schema.get("items", schema)
 ]
@@ -108,6 +110,7 @@ def least(method: str) -> dict[str, Any]:
     """A request with nothing but what has to be there."""
     values = {
         "src": "/web", "level": 0, "pid": 1, "uid": 1, "gid": 1, "read_only": True, "mode": "all", "state": "gone",
+        "image_fd": 0, "url": "http://web/", "transfer": 1,
     }  # fmt: skip
     return {name: values.get(name, "web") for name in SCHEMAS[method].get("required", [])}
 

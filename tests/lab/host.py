@@ -57,6 +57,7 @@ GUEST_SUITE = "trixie"
 KINDS: Mapping[str, Sequence[str]] = {
     "plain": [],
     "ssh": ["openssh-client", "openssh-server"],
+    "pull": ["libcurl4t64"],  # what importd loads to download images, where it is not linked to it (forky)
     "debian": ["python3-varlink", "python3-jeepney", "python3-jsonschema"],  # what the Debian package depends on
 }
 #: What packages are made and checked with, in the suite that they are for.

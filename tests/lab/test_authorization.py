@@ -57,6 +57,14 @@ TABLE = """
     GetPool             no     yes        yes     yes
     SetPoolLimit        no     no         no      ask
     CleanPool           no     no         no      ask
+    ImportTar           no     no         no      no
+    ImportRaw           no     no         no      no
+    ExportTar           no     no         no      no
+    ExportRaw           no     no         no      no
+    PullTar             no     no         no      no
+    PullRaw             no     no         no      no
+    ListTransfers       no     yes        yes     yes
+    CancelTransfer      no     no         no      ask
 """
 PASSES, DENIED, PASSWORD = (
     "passes",
@@ -87,6 +95,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "WatchMachines": {},
     "WatchImages": {},
     "WaitMachine": {"name": "nope", "state": "gone"},
+    # These policies accept no file descriptors and name no URLs; for others see test_transfers.py.
+    **{name: {"name": "nope", "image_fd": 0} for name in ("ImportTar", "ImportRaw", "ExportTar", "ExportRaw")},
+    **{name: {"name": "nope", "url": "http://nowhere/x"} for name in ("PullTar", "PullRaw")},
+    "ListTransfers": {},
+    "CancelTransfer": {"transfer": 2**32 - 1},
     "Check": {"method": "ListMachines"},
     "CopyFromMachine": {"name": "nope", "src": "/etc/passwd", "dest": "/run/nothing"},
     "CopyToMachine": {"name": "nope", "src": "/etc/passwd", "dest": "/run/nothing"},
@@ -98,6 +111,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 NO_SUCH_MACHINE = "io.machine1.NoSuchMachine"
 MISSING = {f"io.machine1.NoSuch{what}" for what in ("Machine", "Image", "UserMapping", "GroupMapping")}
 MISSING |= {"io.machine1.NoMachineForPID", "io.machine1.NotSupported", "org.varlink.service.ExpectedMore"}
+MISSING |= {"io.machine1.NoSuchTransfer"}
 RULE = """
 polkit.addRule(function(action, subject) {
     if (action.id.indexOf("io.machine1.") == 0 && subject.user == "www-data")

@@ -230,6 +230,7 @@ EFFECTS: dict[str, Callable[[Host, Example], None]] = {
     "WaitMachine": printed_as_written,
     "MarkImageReadOnly": marks_an_image,
     "GetPool": printed_as_written,
+    "ListTransfers": printed_as_written,
     "Check": printed_as_written,
 }
 

@@ -72,6 +72,7 @@ def test_each_method_and_error_of_ours_is_on_the_page() -> None:
     sentence = PAGE[PAGE.index("`Check`, which says") :].partition("##")[0]
     assert set(names(sentence)) == without
     new = {"Timeout", "Unavailable", "NoMachineForPID", "StartFailed"}
+    new |= {"NoSuchTransfer", "TransferFailed", "TransferCanceled"}
     assert {name for _, ours in ERRORS for name in ours} | new == {error.name for error in interface.errors}
 
 
@@ -106,34 +107,64 @@ def test_each_method_and_error_of_systemds_is_on_the_page(host: Host) -> None:
         assert introspect(host, "error") == THEIR_ERRORS - {"io.systemd.System"}, "none that is no more"
 
 
-# --- machined's own interface on D-Bus -------------------------------------------------------------------------------
+# --- machined's and importd's own interfaces on D-Bus ----------------------------------------------------------------
 
-MEMBERS = {names(member)[0]: (versions, ours) for member, versions, ours, _ in rows("org.freedesktop.machine1")}
+BUS_NAMES = ("org.freedesktop.machine1", "org.freedesktop.import1")
+MEMBERS = {
+    service: {names(member)[0]: (versions, ours) for member, versions, ours, _ in rows(service)}
+    for service in BUS_NAMES
+}
 
 
-def members(host: Host) -> set[str]:
-    """All that machined says of itself: the manager's members, and those of a machine and an image."""
+def members(host: Host, service: str, objects: Mapping[str, str]) -> set[str]:
+    """All that a service says of itself, by kinds of objects and a path of each."""
     found = set()
-    for kind, path in (("Manager", ""), ("Machine", f"/machine/{GUEST}"), ("Image", "/image/_2ehost")):
-        service, object_path = "org.freedesktop.machine1", f"/org/freedesktop/machine1{path}"
+    for kind, path in objects.items():
+        object_path = f"/{service.replace('.', '/')}{path}"
         text = host.run(["busctl", "introspect", "--xml-interface", service, object_path]).stdout
-        (interface,) = ElementTree.fromstring(text).iterfind(f"interface[@name='{service}.{kind}']")  # noqa: S314  machined's
+        (interface,) = ElementTree.fromstring(text).iterfind(f"interface[@name='{service}.{kind}']")  # noqa: S314  its own
         found |= {f"{kind}.{member.attrib['name']}" for member in interface if member.tag != "annotation"}
     return found
 
 
 def test_each_member_of_machined_is_offered_or_says_why_not(host: Host) -> None:
-    found = members(host)
+    """The manager's members, and those of a machine and an image."""
+    objects = {"Manager": "", "Machine": f"/machine/{GUEST}", "Image": "/image/_2ehost"}
+    found = members(host, "org.freedesktop.machine1", objects)
     assert len(found) > 80
-    assert found == of_version(MEMBERS, SUITES[host.suite])
+    assert found == of_version(MEMBERS["org.freedesktop.machine1"], SUITES[host.suite])
 
 
-def test_each_row_of_a_member_is_mapped_or_says_why_not() -> None:
+def test_each_member_of_importd_is_offered_or_says_why_not(host: Host) -> None:
+    """The manager's members, and those of a transfer, which waits for an archive here."""
+    service = "org.freedesktop.import1"
+    tool = "machinectl" if SUITES[host.suite] < 256 else "importctl --class=machine"
+    unit = ["--quiet", "--unit=held", "--", "sh", "-c", f"sleep 60 | {tool} import-tar - held"]
+    host.run(["systemd-run", *unit])
+    manager = [service, f"/{service.replace('.', '/')}", f"{service}.Manager"]
+
+    def transfers() -> list[str]:
+        return re.findall(r"/transfer/_\d+", host.run(["busctl", "call", *manager, "ListTransfers"]).stdout)
+
+    try:
+        assert eventually(lambda: bool(transfers()))
+        found = members(host, service, {"Manager": "", "Transfer": transfers()[0]})
+    finally:
+        host.run(["systemctl", "stop", "held.service"])
+        for path in transfers():
+            number = path.rpartition("_")[2]
+            host.run(["busctl", "call", *manager, "CancelTransfer", "u", number], check=False)
+    assert len(found) > 15
+    assert found == of_version(MEMBERS[service], SUITES[host.suite])
+
+
+@pytest.mark.parametrize("service", BUS_NAMES)
+def test_each_row_of_a_member_is_mapped_or_says_why_not(service: str) -> None:
     contract = (REPOSITORY / derive.CONTRACT).read_text()
     interface = derive.Reader(derive.UniqueKeyLoader(contract).get_single_data()).read()
     methods = {method.name for method in interface.methods}
-    assert len(MEMBERS) == len(rows("org.freedesktop.machine1")), "none is there twice"
-    for name, _, ours, differs in rows("org.freedesktop.machine1"):
+    assert len(MEMBERS[service]) == len(rows(service)), "none is there twice"
+    for name, _, ours, differs in rows(service):
         assert set(names(ours)) <= methods, name
         assert names(ours) or (ours == "not offered" and differs), name
 

@@ -140,6 +140,25 @@ def test_of_machineds_members_the_bridges_user_reaches_those_it_needs(host: Host
     assert reached == needed
 
 
+def test_of_importds_members_the_bridges_user_reaches_those_it_needs(host: Host) -> None:
+    """Its polkit rule cannot tell what they are about, so this is what keeps it to machines' images."""
+    service, path, manager = "org.freedesktop.import1", "/org/freedesktop/import1", "org.freedesktop.import1.Manager"
+    listing = host.run(["busctl", "introspect", service, path, manager]).stdout
+    members = re.findall(r"^\.(\w+)\s+method", listing, re.MULTILINE)
+    reached = set()
+    for member in members:
+        # Without arguments: the bus decides before importd looks at any.
+        call_it = ["busctl", "call", service, path, manager, member]
+        done = host.run(call_it, user="machine1-bridge", check=False)
+        if "Access denied" not in done.stderr and "AccessDenied" not in done.stderr:
+            reached.add(member)
+    rule = re.compile(r'send_destination="org.freedesktop.import1" send_interface="[\w.]+"\s+send_member="(\w+)"')
+    needed = set(rule.findall((REPOSITORY / "contrib/dbus/machine1-bridge.conf").read_text()))
+    assert reached == needed & set(members)
+    assert needed - set(members) <= ({"ListTransfersEx"} if SUITES[host.suite] < 256 else set())
+    assert "ImportFileSystem" in set(members) - reached
+
+
 def test_guarded_calls_are_in_the_journal_by_field(host: Host) -> None:
     host.image("audited")
     call(host, "RemoveImage", {"name": "audited"})

@@ -38,7 +38,12 @@ details = true
 # What EVERYTHING leaves out.
 FILES = ["BindMountMachine", "CopyFromMachine", "CopyToMachine", "OpenMachineRootDirectory"]
 POOL = ["SetPoolLimit", "CleanPool"]
-COPIES = f"host-paths = true\nmethods = {json.dumps(FILES + POOL)}\n"
+TRANSFERS = ["ImportTar", "ImportRaw", "ExportTar", "ExportRaw", "PullTar", "PullRaw", "CancelTransfer"]
+COPIES = f"""host-paths = true
+accept-fds = true
+pull = ["http://a/*"]
+methods = {json.dumps(FILES + POOL + TRANSFERS)}
+"""
 
 
 class FakePolkit(Polkit):
@@ -110,12 +115,19 @@ LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.RenameImage": {"dest": "j"},
     "io.machine1.MarkImageReadOnly": {"read_only": True},
     "io.machine1.CleanPool": {"mode": "hidden"},
+    "io.machine1.ImportTar": {"image_fd": 0},
+    "io.machine1.ImportRaw": {"image_fd": 0},
+    "io.machine1.ExportTar": {"image_fd": 0},
+    "io.machine1.ExportRaw": {"image_fd": 0},
+    "io.machine1.PullTar": {"url": "http://a/b"},
+    "io.machine1.PullRaw": {"url": "http://a/b"},
+    "io.machine1.CancelTransfer": {"transfer": 1},
 }
 
 
 def least(name: str) -> dict[str, Any]:
     unnamed = name.rpartition(".")[2].startswith(
-        ("List", "Watch", "GetMachineBy", "MapTo", "GetPool", "SetPool", "CleanPool")
+        ("List", "Watch", "GetMachineBy", "MapTo", "GetPool", "SetPool", "CleanPool", "Cancel")
     )
     return LEAST.get(name, {}) if unnamed else {"name": "m", **LEAST.get(name, {})}
 
@@ -167,11 +179,16 @@ def test_what_changes_nothing_is_the_policys(name: str, uid: int) -> None:
 @pytest.mark.parametrize("name", [name for name in GUARDED if name.rpartition(".")[2] not in FILES + POOL])
 def test_without_polkit_the_policy_decides_alone(name: str, uid: int, by: str) -> None:
     polkit = FakePolkit(PermissionDenied())
-    decides = policy('polkit = "off"\n', EVERYTHING.replace(', ".host"', ""), "box")
+    open_to_all = 'polkit = "off"\naccept-fds = true\npull = ["http://a/*"]\n'
+    decides = policy(f"{open_to_all}methods = {json.dumps(TRANSFERS)}\n", EVERYTHING.replace(', ".host"', ""), "box")
     assert authorize(decides, polkit, uid, name, least(name)) == by
     assert polkit.asked == []
+    about = METHODS[name].about
+    if not about:
+        return
     # No glob means the host.
-    with pytest.raises(NoSuchImage if "image" in METHODS[name].about else NoSuchMachine):
+    hidden = NoSuchMachine if "machine" in about else NoSuchImage if "image" in about else PermissionDenied
+    with pytest.raises(hidden):
         authorize(decides, polkit, uid, name, least(name) | {"name": ".host"})
 
 
@@ -345,6 +362,34 @@ QUESTIONS: list[tuple[str, dict[str, Any], str, dict[str, str]]] = [
     ("SetPoolLimit", {}, "manage-pool", {"verb": "set-pool-limit"}),
     ("SetPoolLimit", {"limit": 5}, "manage-pool", {"verb": "set-pool-limit", "limit": "5"}),
     ("CleanPool", {"mode": "all"}, "manage-pool", {"verb": "clean-pool", "mode": "all"}),
+    *(
+        (
+            f"Import{kind.capitalize()}",
+            {"name": "i", "image_fd": 0, "force": True},
+            "import-images",
+            {"verb": f"import-{kind}", "new_name": "i", "force": "true", "read_only": "false"},
+        )
+        for kind in ("tar", "raw")
+    ),
+    *(
+        (
+            f"Export{kind.capitalize()}",
+            {"name": "i", "image_fd": 0},
+            "export-images",
+            {"verb": f"export-{kind}", "image": "i", "format": "uncompressed"},
+        )
+        for kind in ("tar", "raw")
+    ),
+    *(
+        (
+            f"Pull{kind.capitalize()}",
+            {"name": "i", "url": "https://A:443/%7Eb"},
+            "pull-images",
+            {"verb": f"pull-{kind}", "new_name": "i", "url": "https://a/~b", "verify": "signature", "force": "false"},
+        )
+        for kind in ("tar", "raw")
+    ),
+    ("CancelTransfer", {"transfer": 7}, "cancel-transfers", {"verb": "cancel", "transfer": "7"}),
 ]
 
 
@@ -389,7 +434,8 @@ def test_no_two_parameters_share_a_detail(name: str) -> None:
     values: dict[str, Any] = {"read_only": True, "replace": 1, "mkdir": 2, "signal": 9, "args": ["x"]}
     values["env"] = ["A=value-env"]
     known = Contract().methods[name]["parameters"]["properties"]
-    parameters = {key: values.get(key, f"/value-{key}") for key in known if key != "allowInteractiveAuthentication"}
+    left_out = ("allowInteractiveAuthentication", METHODS[name].fd)
+    parameters = {key: values.get(key, f"/value-{key}") for key in known if key not in left_out}
     _, details = question(name, METHODS[name], parameters)
     shown = [value if isinstance(value, str) else json.dumps(value) for value in parameters.values()]
     fixed = [ACTIONS[name][1]] + [details.get("direction", "")] * (ACTIONS[name][0] == "io.machine1.copy")
@@ -448,7 +494,7 @@ def test_a_refusal_repeats_no_value() -> None:
         b'preset = "manage"\nmethods = ["KillMachine"]\nmachines = ["m"]\nimages = ["i"]\n', "box", "box.toml"
     )
     values = {"user": 's"1', "path": '/s"2', "args": ['s"3'], "env": ['S4="'], "src": '/s"5', "dest": '/s"6'}
-    for name in GUARDED:
+    for name in set(GUARDED) - {f"io.machine1.{method}" for method in TRANSFERS}:
         known = Contract().methods[name]["parameters"]["properties"]
         secret = {key: value for key, value in values.items() if key in known}
         for which in ("m", "i", 's"7'):

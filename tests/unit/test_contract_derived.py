@@ -126,6 +126,7 @@ def test_the_seed_is_kept() -> None:
 INTERACTIVE = "allowInteractiveAuthentication: ?bool"
 EVENT = "event: (snapshot, resumed, added, removed, changed)"
 CURSOR = "cursor: string, gap: ?(cursor, lagged, restarted, policy), missed: ?int"
+TRANSFER = "(transfer: int, progress: ?int, done: ?bool)"
 SURFACE = {
     "ListMachines": "(all: ?bool, class: ?(vm, container, host), service: ?string, details: ?bool, "
     f"{INTERACTIVE}) -> (machines: []Machine)",
@@ -164,6 +165,21 @@ SURFACE = {
     "GetPool": "() -> (path: string, usage: ?int, limit: ?int)",
     "SetPoolLimit": f"(limit: ?int, {INTERACTIVE}) -> ()",
     "CleanPool": f"(mode: (hidden, all), {INTERACTIVE}) -> (name: ?string, usage: ?int)",
+    **dict.fromkeys(
+        ("ImportTar", "ImportRaw"),
+        f"(name: string, image_fd: int, force: ?bool, read_only: ?bool, {INTERACTIVE}) -> {TRANSFER}",
+    ),
+    **dict.fromkeys(
+        ("ExportTar", "ExportRaw"),
+        f"(name: string, image_fd: int, format: ?(uncompressed, xz, gzip, bzip2), {INTERACTIVE}) -> {TRANSFER}",
+    ),
+    **dict.fromkeys(
+        ("PullTar", "PullRaw"),
+        "(name: string, url: string, verify: ?(no, checksum, signature), force: ?bool, "
+        f"{INTERACTIVE}) -> {TRANSFER}",
+    ),
+    "ListTransfers": "() -> (transfers: []Transfer)",
+    "CancelTransfer": f"(transfer: int, {INTERACTIVE}) -> ()",
     "Check": "(method: string, parameters: ?object) -> (allowed: bool, reason: string)",
 }
 TYPES = {
@@ -179,6 +195,8 @@ TYPES = {
     "ImageDetails": "(path: ?string, limit: ?int, usage_exclusive: ?int, limit_exclusive: ?int, hostname: ?string, "
     "machine_id: ?string, machine_info: ?[]string, os_release: ?[]string, missing: []Missing)",
     "Missing": "(piece: string, error: string, reason: string)",
+    "Transfer": "(transfer: int, name: string, type: ?(import_tar, import_raw, export_tar, export_raw, pull_tar, "
+    "pull_raw), remote: ?string, progress: ?int)",
 }
 ERRORS = {
     "NoSuchMachine": "(name: string)",
@@ -188,6 +206,9 @@ ERRORS = {
     "NoSuchImage": "(name: string)",
     "NameTaken": "(name: string)",
     "StartFailed": "(name: string, result: string)",
+    "NoSuchTransfer": "(transfer: int)",
+    "TransferFailed": "(transfer: int, reason: string)",
+    "TransferCanceled": "(transfer: int)",
     "NotSupported": "(reason: string)",
     "Busy": "(reason: string)",
     "ReadOnly": "(name: string)",
@@ -230,17 +251,18 @@ FROM_MACHINED = [name for name in SURFACE if name != "Check"]
 LISTS = {"ListMachines", "ListImages"}
 WATCHES = {"WatchMachines", "WatchImages", "WaitMachine"}
 MAPS = {f"Map{way}Machine{kind}" for way in ("From", "To") for kind in ("User", "Group")}
-READS = {*LISTS, *WATCHES, "GetMachine", "GetMachineByPID", "GetImage", "GetPool", *MAPS}
+TRANSFERS = {f"{way}{kind}" for way in ("Import", "Export", "Pull") for kind in ("Tar", "Raw")}
+READS = {*LISTS, *WATCHES, "ListTransfers", "GetMachine", "GetMachineByPID", "GetImage", "GetPool", *MAPS}
 # Of reads, those with details are asked about.
-UNASKED = {"GetPool", *WATCHES, *MAPS}
+UNASKED = {"GetPool", "ListTransfers", *WATCHES, *MAPS}
 UNHEARD_OF = {
-    "NotSupported": READS - {"MapFromMachineUser", "MapFromMachineGroup"},
-    "ReadOnly": {"StartMachine", "GetImage"},
+    "NotSupported": (READS | {"CancelTransfer"}) - {"MapFromMachineUser", "MapFromMachineGroup"},
+    "ReadOnly": {"StartMachine", "GetImage", "ExportTar", "ExportRaw"},
     # Images are locked, machines are not; but there can be too many questions to polkit about either.
     "Busy": UNASKED,
     # What runs in a child of machined counts as an operation.
     "TooManyOperations": set(SURFACE)
-    - {"CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage", "CleanPool"},
+    - {"CopyFromMachine", "CopyToMachine", "RemoveImage", "CloneImage", "CleanPool", *TRANSFERS},
 }
 
 
@@ -252,6 +274,8 @@ MADE = {
     "MapFromMachineGroup": {"NoSuchGroupMapping"},
     "MapToMachineGroup": {"NoSuchGroupMapping"},
     "StartMachine": {"StartFailed"},
+    **{name: {"TransferFailed", "TransferCanceled"} for name in TRANSFERS},
+    "CancelTransfer": {"NoSuchTransfer"},
 }
 
 

@@ -46,6 +46,8 @@ users = ["*"]
 programs = ["**"]
 environment = ["*"]
 host-paths = true
+accept-fds = true
+pull = ["http://a/*"]
 """
 
 
@@ -66,6 +68,7 @@ LEAST = {
     name: {
         key: {
             "src": "/a", "pid": 2, "uid": 2, "gid": 2, "read_only": True, "mode": "all", "state": "gone",
+            "image_fd": 0, "url": "http://a/b", "transfer": 1,
         }.get(key, f"my-{key}")
         for key in method["parameters"].get("required", [])
     }
@@ -75,7 +78,7 @@ LEAST = {
 SPECIAL = {
     f"io.machine1.{name}"
     for name in ("OpenMachineShell", "OpenMachineLogin", "OpenMachinePTY", "OpenMachineRootDirectory", "StartMachine",
-        "CleanPool",
+        "CleanPool", "ImportTar", "ImportRaw", "ExportTar", "ExportRaw", "PullTar", "PullRaw", "CancelTransfer",
     )
 }
 TERMINATE = Call("io.machine1.TerminateMachine", {"name": "web1"})
@@ -114,9 +117,15 @@ def answer(
     decides: Policy = ALL,
     contract: Contract = CONTRACT,
 ) -> Reply:
-    """Polkit denies what it is asked, unless it is another one."""
+    """Polkit denies what it is asked, unless it is another one. A file descriptor comes where one has to."""
     authorizer = Authorizer(decides, polkit or FakePolkit(DENIED))
     dispatcher = Dispatcher(contract, authorizer, machined or FakeMachined([]), Control(lambda: None))
+    if call.method in METHODS and METHODS[call.method].fd is not None and not call.fds:
+        with open(os.devnull, "rb") as file:
+            fd = FileDescriptor(os.dup(file.fileno()))
+        reply = result_of(dispatcher.answer(replace(call, fds=(fd,)), peer))
+        fd.close()
+        return reply
     return result_of(dispatcher.answer(call, peer))
 
 
@@ -148,6 +157,7 @@ def test_there_are_guarded_methods_and_others() -> None:
         "io.machine1.GetPool",
         "io.machine1.ListImages",
         "io.machine1.ListMachines",
+        "io.machine1.ListTransfers",
         "io.machine1.MapFromMachineGroup",
         "io.machine1.MapFromMachineUser",
         "io.machine1.MapToMachineGroup",
@@ -589,6 +599,31 @@ def test_a_descriptor_that_no_method_takes_is_refused(call: Call) -> None:
     assert (name, parameters["parameter"]) == ("org.varlink.service.InvalidParameter", "fds")
     assert (machined.asked, polkit.asked) == ([], [])
     fd.close()
+
+
+@pytest.mark.parametrize(("index", "number"), [(0, 0), (1, 1), (252, 1), (0, 2)])
+def test_a_descriptor_that_did_not_come_is_named(index: int, number: int) -> None:
+    machined, polkit = FakeMachined(), FakePolkit()
+    fds = tuple(FileDescriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) for _ in range(number))
+    call = Call("io.machine1.ImportTar", {"name": "web", "image_fd": index}, fds=fds)
+    authorizer = Authorizer(ALL, polkit)
+    dispatcher = Dispatcher(CONTRACT, authorizer, machined, Control(lambda: None))
+    reply = result_of(dispatcher.answer(call, USER))
+    assert (reply.error, reply.parameters["parameter"]) == ("org.varlink.service.InvalidParameter", "image_fd")
+    assert (machined.asked, polkit.asked) == ([], [])
+    for fd in fds:
+        fd.close()
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_where_none_is_accepted_the_policy_says_so(uid: int) -> None:
+    """Not that it did not come: nobody could send it."""
+    machined, polkit = FakeMachined(), FakePolkit()
+    closed = policy(EVERYTHING.replace("accept-fds = true", ""))
+    dispatcher = Dispatcher(CONTRACT, Authorizer(closed, polkit), machined, Control(lambda: None))
+    call = Call("io.machine1.ExportRaw", {"name": "web", "image_fd": 0})
+    assert result_of(dispatcher.answer(call, peer(uid))).error == "org.varlink.service.PermissionDenied"
+    assert (machined.asked, polkit.asked) == ([], [])
 
 
 # --- several replies ------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ STANDARD = {
 }
 
 # The values of parameters that are no texts.
-NUMBERS = {"pid": 1, "uid": 2, "gid": 3}
+NUMBERS = {"pid": 1, "uid": 2, "gid": 3, "transfer": 4}
 CONSTANT = {"io.systemd.System": {"origin": "linux", "errno": 22, "errnoName": "EINVAL"}}
 
 

@@ -389,7 +389,7 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
     (rules,) = ElementTree.parse(CONTRIB / "dbus/machine1-bridge.conf").getroot()  # noqa: S314 (our own file)
     assert rules.attrib == {"user": "machine1-bridge"}
     # The last rule that fits wins: what is denied comes first.
-    deny, heard, allow = rules[:3], rules[3:9], rules[9:]
+    deny, heard, allow = rules[:3], rules[3:11], rules[11:]
     assert {rule.tag for rule in deny} == {"deny"}
     assert [rule.attrib for rule in deny] == [
         {"send_type": "method_call"},
@@ -397,7 +397,7 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
         {"receive_type": "signal"},
     ]
     # From the bus itself, what it tells each client and who machined is; from machined, who comes and goes; from
-    # systemd, which jobs have ended.
+    # systemd, which jobs have ended; from importd, what it does and which transfers have ended.
     bus = {"receive_sender": "org.freedesktop.DBus", "receive_interface": "org.freedesktop.DBus"}
     assert [rule.attrib for rule in heard] == [
         bus | {"receive_member": "NameAcquired"},
@@ -418,6 +418,15 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
             "receive_type": "signal",
             "receive_member": "JobRemoved",
         },
+        *(
+            {
+                "receive_sender": "org.freedesktop.import1",
+                "receive_interface": f"org.freedesktop.import1.{of}",
+                "receive_type": "signal",
+                "receive_member": member,
+            }
+            for of, member in (("Manager", "TransferRemoved"), ("Transfer", "LogMessage"))
+        ),
     ]
     assert {rule.tag for rule in (*heard, *allow)} == {"allow"}
     assert {tuple(sorted(rule.attrib)) for rule in allow} == {("send_destination", "send_interface", "send_member")}
@@ -442,7 +451,9 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
         pieces = {member for _, member, _, _ in details._MEMBERS} | {each for _, each, _ in images._PIECES if each}
         return found | copies | pieces
 
+    transfers = called("transfers") | {"ListTransfers", "ListTransfersEx", "CancelTransfer"}
     machine1, polkit = "org.freedesktop.machine1", "org.freedesktop.PolicyKit1"
+    import1 = "org.freedesktop.import1"
     assert called("polkit") == {"CheckAuthorization", "CancelCheckAuthorization"}
     assert sorted(allowed) == sorted(
         [
@@ -453,6 +464,7 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
             (machine1, "org.freedesktop.DBus.Properties", "GetAll"),
             ("org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager", "StartUnit"),
             *((machine1, f"{machine1}.Manager", each) for each in members() | READS.keys()),
+            *((import1, f"{import1}.Manager", each) for each in transfers),
             *((polkit, f"{polkit}.Authority", each) for each in called("polkit")),
         ]
     )
@@ -477,6 +489,8 @@ def test_polkit_rule_names_the_guarded_methods() -> None:
     }  # fmt: skip
     # By signals and by systemd itself, whose action is another.
     other = {"PoweroffMachine", "RebootMachine", "StartMachine"}
+    assert '["import", "export", "pull", "cancel"]' in rule  # importd has an action for each kind
+    other |= {f"{way}{kind}" for way in ("Import", "Export", "Pull") for kind in ("Tar", "Raw")} | {"CancelTransfer"}
     guarded = {name.removeprefix("io.machine1.") for name, method in TABLE.items() if method.guarded}
     verbs = set().union(*lists.values())
     names = {method: method.lower() for method in guarded - whole.keys() - other}
@@ -485,7 +499,7 @@ def test_polkit_rule_names_the_guarded_methods() -> None:
     names |= {"SetPoolLimit": "set_pool_limit", "CleanPool": "clean_pool"}
     assert {verb for verb in verbs for name in names.values() if name.startswith(verb)} == verbs
     assert all(any(name.startswith(verb) for verb in verbs) for name in names.values())
-    assert re.findall(r"Result\.(\w+)", rule) == ["NOT_HANDLED", "YES", "NO", "YES", "YES", "NO"]
+    assert re.findall(r"Result\.(\w+)", rule) == ["NOT_HANDLED", "YES", "NO", "YES", "YES", "YES", "NO"]
 
 
 def test_polkit_has_the_actions_that_the_service_asks_about() -> None:

@@ -29,16 +29,19 @@ ORDER = [
     "authorize",
     "polkit",
     "policy",
+    "urls",
     "methods",
     "watching",
     "contract",
     "images",
+    "transfers",
     "inside",
     "machines",
     "details",
     "replies",
     "shapes",
     "machined",
+    "importd",
     "watch",
     "units",
     "pool",
@@ -59,14 +62,15 @@ ORDER = [
 ]
 
 # These know nothing of the bridge.
-LEAVES = ["activation", "ring", "loop", "limits", "fds", "errors", "text", "__init__"]
+LEAVES = ["activation", "urls", "ring", "loop", "limits", "fds", "errors", "text", "__init__"]
 
 # Who may import what. `asyncio` costs half a cold start, see loop.py.
 ALLOWED = {
     "socket": {"details", "service", "stdio", "probe", "shell", "server", "activation", "bus", "fds", "journal"},
     "jeepney": {
         "stdio", "server", "polkit", "machined", "units", "reads", "remembered", "bus", "fds", "messages", "framing",
-    },  # fmt: skip
+        "importd", "transfers",
+    },
     "jsonschema": {"contract"},
     "varlink": {"introspection"},
     "tomllib": {"policy"},
@@ -152,7 +156,7 @@ def test_messages_know_what_comes_later_and_nothing_else() -> None:
 def test_the_policy_reaches_nobody() -> None:
     """It decides by what it was given: no bus, no machined, no polkit, no client."""
     inside, outside = IMPORTS["policy"]
-    assert inside == {"errors", "limits", "machines", "messages", "methods"}
+    assert inside == {"errors", "limits", "machines", "messages", "methods", "urls"}
     assert not outside & {"socket", "jeepney", "subprocess", "select"}
 
 

@@ -143,7 +143,7 @@ def test_there_are_files_enough_for_the_most_connections_that_a_policy_can_ask_f
 # What each method needs beside the parameter that is looked at.
 LEAST = {
     "name": "a", "dest": "b", "src": "/c", "pid": 1, "uid": 1, "gid": 1, "state": "gone",
-    "read_only": True, "mode": "all",
+    "read_only": True, "mode": "all", "image_fd": 0, "url": "http://a/b", "transfer": 1,
 }  # fmt: skip
 OTHERS = {
     name: {
@@ -174,7 +174,7 @@ class Size:
 
 
 # The first of these that a schema takes is what fills its texts.
-BEGINNINGS = ("", "/", "A=")
+BEGINNINGS = ("", "/", "A=", "http://")
 
 
 def text(schema: dict[str, Any], method: str, parameter: str) -> Callable[[int], str]:

@@ -195,7 +195,7 @@ def test_each_example_of_a_policy_loads() -> None:
         else:
             assert "preset" not in example
             assert "methods" not in example
-    assert names == {"monitor", "ci", "default"}
+    assert names == {"monitor", "ci", "images", "default"}
 
 
 def test_the_example_of_a_sandbox_does_what_the_page_says() -> None:

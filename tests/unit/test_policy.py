@@ -88,6 +88,14 @@ ROWS = {
     "io.machine1.GetPool": (YES, YES, YES, NO),
     "io.machine1.SetPoolLimit": (NO, NO, YES, NO),
     "io.machine1.CleanPool": (NO, NO, YES, NO),
+    "io.machine1.ImportTar": (NO, NO, YES, NO),
+    "io.machine1.ImportRaw": (NO, NO, YES, NO),
+    "io.machine1.ExportTar": (NO, NO, YES, NO),
+    "io.machine1.ExportRaw": (NO, NO, YES, NO),
+    "io.machine1.PullTar": (NO, NO, YES, NO),
+    "io.machine1.PullRaw": (NO, NO, YES, NO),
+    "io.machine1.ListTransfers": (YES, YES, YES, NO),
+    "io.machine1.CancelTransfer": (NO, NO, YES, NO),
     "org.varlink.service.GetInfo": (YES, YES, YES, YES),
     "org.varlink.service.GetInterfaceDescription": (YES, YES, YES, YES),
     "io.machine1.Check": (YES, YES, YES, YES),
@@ -101,7 +109,10 @@ OPEN = 'machines = ["*", ".host"]\nimages = ["*", ".host"]\nusers = ["*"]\nprogr
 PRESETS = [
     policy(f'preset = "read-only"\n{OPEN}'),
     policy(f'preset = "manage"\n{OPEN}'),
-    policy(f'preset = "all"\nhost-paths = true\ndetails = true\n{OPEN}', "default"),
+    policy(
+        f'preset = "all"\nhost-paths = true\ndetails = true\naccept-fds = true\npull = ["http://a/*"]\n{OPEN}',
+        "default",
+    ),
     policy(OPEN),
 ]
 # Parameters that each method takes at the least.
@@ -121,6 +132,10 @@ LEAST: dict[str, dict[str, Any]] = {
     "io.machine1.GetPool": {},
     "io.machine1.SetPoolLimit": {},
     "io.machine1.CleanPool": {"mode": "hidden"},
+    "io.machine1.PullTar": {"name": "web", "url": "http://a/b"},
+    "io.machine1.PullRaw": {"name": "web", "url": "http://a/b"},
+    "io.machine1.ListTransfers": {},
+    "io.machine1.CancelTransfer": {"transfer": 1},
     "io.machine1.WatchMachines": {},
     "io.machine1.WatchImages": {},
     "io.machine1.WaitMachine": {"name": "web", "state": "gone"},
@@ -158,7 +173,7 @@ def test_a_method_is_added_to_a_preset_and_to_none() -> None:
     assert {name.rpartition(".")[2] for name in added.methods} == {
         "ListMachines", "GetMachine", "GetMachineByPID", "MapFromMachineUser", "MapFromMachineGroup",
         "MapToMachineUser", "MapToMachineGroup", "WatchMachines", "WaitMachine", "ListImages", "GetImage",
-        "WatchImages", "GetPool", "KillMachine",
+        "WatchImages", "GetPool", "ListTransfers", "KillMachine",
     }  # fmt: skip
     assert policy('methods = ["KillMachine"]').methods == {"io.machine1.KillMachine"}
 
@@ -178,7 +193,7 @@ def test_what_nobody_knows_is_refused(method: str) -> None:
 # --- parameters: each one of the contract has a decision ------------------------------------------------------------
 
 KINDS = {"machine", "image", "new", "start", "user", "program", "arguments", "environment"}
-KINDS |= {"host-path", "guest-path", "details", "free"}
+KINDS |= {"host-path", "guest-path", "details", "fd", "url", "free"}
 # By hand: which parameters nothing has to be decided for.
 FREE = {
     "ListMachines": {"all", "class", "service", "allowInteractiveAuthentication"},
@@ -207,6 +222,13 @@ FREE = {
     "SetImageLimit": {"limit", "allowInteractiveAuthentication"},
     "SetPoolLimit": {"limit", "allowInteractiveAuthentication"},
     "CleanPool": {"mode", "allowInteractiveAuthentication"},
+    "ImportTar": {"force", "read_only", "allowInteractiveAuthentication"},
+    "ImportRaw": {"force", "read_only", "allowInteractiveAuthentication"},
+    "ExportTar": {"format", "allowInteractiveAuthentication"},
+    "ExportRaw": {"format", "allowInteractiveAuthentication"},
+    "PullTar": {"verify", "force", "allowInteractiveAuthentication"},
+    "PullRaw": {"verify", "force", "allowInteractiveAuthentication"},
+    "CancelTransfer": {"transfer", "allowInteractiveAuthentication"},
     "WatchMachines": {"cursor", "all"},
     "WaitMachine": {"name", "state", "timeout"},
     "WatchImages": {"cursor", "all"},
@@ -257,6 +279,43 @@ def test_details_are_for_who_may_have_them(method: str) -> None:
 def test_what_is_hidden_is_missing_before_details_are_refused() -> None:
     with pytest.raises(NoSuchMachine):
         WEB.decide("io.machine1.GetMachine", {"name": "db", "details": True})
+
+
+@pytest.mark.parametrize("method", ["ImportTar", "ImportRaw", "ExportTar", "ExportRaw"])
+def test_what_takes_a_file_descriptor_needs_a_policy_that_accepts_them(method: str) -> None:
+    closed = replace(PRESETS[2], accept_fds=False)
+    assert refusal(PRESETS[2], method, name="web", image_fd=0) == ""
+    reason = "image_fd is a file descriptor, which the policy does not accept"
+    assert refusal(closed, method, name="web", image_fd=0) == reason
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("ImportTar", {"image_fd": 0}), ("PullRaw", {"url": "http://a/b"}), ("PullTar", {})]
+)
+def test_an_image_that_is_not_shown_is_not_overwritten(method: str, parameters: dict[str, Any], force: bool) -> None:
+    """Whether there is one or not: the policy does not know."""
+    box = replace(PRESETS[2], images=WEB.images)
+    parameters = {"url": "http://a/b"} | parameters if method == "PullTar" else parameters
+    assert refusal(box, method, name="web-1", force=force, **parameters) == ""
+    for name in ("db", "web", ".host"):
+        reason = refusal(box, method, name=name, force=force, **parameters)
+        assert reason == "name is no name that the policy allows for an image"
+    assert refusal(box, "ExportTar", name="db", image_fd=0) == "the policy shows no image of this name"
+
+
+def test_images_are_pulled_from_where_the_policy_says() -> None:
+    reason = "url is no URL that the policy allows to pull from"
+    box = policy('methods = ["PullTar"]\nimages = ["*"]\npull = ["https://a.example/*", "http://*.b/[xy]/*.tar"]')
+    nowhere = replace(box, pull=())
+    for url in ("https://a.example/", "https://A.example:443/x", "http://c.b/x/y.tar", "http://c.b/y/z/%7e.tar"):
+        assert refusal(box, "PullTar", name="i", url=url) == ""
+        assert refusal(nowhere, "PullTar", name="i", url=url) == reason
+    for url in ("http://a.example/", "https://a.example.b/", "https://b/a.example/", "http://b/x/y.tar"):
+        assert refusal(box, "PullTar", name="i", url=url) == reason
+    with pytest.raises(InvalidParameter) as caught:
+        normalize("io.machine1.PullTar", {"name": "i", "url": "https://a.example@b/"})
+    assert caught.value.parameters["parameter"] == "url"
 
 
 def test_a_method_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -673,7 +732,8 @@ def test_an_empty_environment_can_be_said() -> None:
 
 def test_the_shipped_default_holds_nobody_back() -> None:
     shipped = parse((SHIPPED / "default.toml").read_bytes(), "default", "default.toml")
-    assert shipped == replace(PRESETS[2], name="default")
+    # But from file descriptors and downloads, which cost each call something, and reach beyond this host.
+    assert shipped == replace(PRESETS[2], name="default", accept_fds=False, pull=())
     assert shipped.polkit_required
 
 
@@ -720,6 +780,10 @@ def test_the_example_of_a_sandbox() -> None:
         ("host-paths = 0", 1, "host-paths must be true or false"),
         ('accept-fds = "yes"', 1, "accept-fds must be true or false"),
         ("accept-fds = 1", 1, "accept-fds must be true or false"),
+        ('pull = ["http://a/*",\n"ftp://a/*"]', 2, "pull[1]: 'ftp://a/*' is not http:// or https://"),
+        ('pull = ["https://A/*"]', 1, "pull[0]: 'https://A/*' has upper case in its host"),
+        ('pull = ["https://a/**"]', 1, "pull[0]: 'https://a/**' has **"),
+        ("pull = []", 1, "pull is empty"),
         ('methods = "KillMachine"', 1, "methods must be a list"),
         ('machines = "*"', 1, "machines must be a list"),
         ('programs = "**"', 1, "programs must be a list"),

@@ -92,6 +92,15 @@ type ImageDetails struct {
 	Missing         []Missing `json:"missing"`
 }
 
+// An image on its way.
+type Transfer struct {
+	Transfer int64   `json:"transfer"`
+	Name     string  `json:"name"`
+	Type     *string `json:"type,omitempty"`
+	Remote   *string `json:"remote,omitempty"`
+	Progress *int64  `json:"progress,omitempty"`
+}
+
 // No machine of this name is registered. ListMachines shows those that are.
 type NoSuchMachine struct {
 	Name string `json:"name"`
@@ -155,6 +164,41 @@ type NameTaken struct {
 func (e NameTaken) Error() string {
 	s := "io.machine1.NameTaken"
 	s += fmt.Sprintf("(Name: %v)", e.Name)
+	return s
+}
+
+// No transfer of this number is under way. ListTransfers shows those that are.
+type NoSuchTransfer struct {
+	Transfer int64 `json:"transfer"`
+}
+
+func (e NoSuchTransfer) Error() string {
+	s := "io.machine1.NoSuchTransfer"
+	s += fmt.Sprintf("(Transfer: %v)", e.Transfer)
+	return s
+}
+
+// A transfer of which a call with the flag `more` tells has failed. What there was of the image is
+// taken away.
+type TransferFailed struct {
+	Transfer int64  `json:"transfer"`
+	Reason   string `json:"reason"`
+}
+
+func (e TransferFailed) Error() string {
+	s := "io.machine1.TransferFailed"
+	s += fmt.Sprintf("(Transfer: %v, Reason: %v)", e.Transfer, e.Reason)
+	return s
+}
+
+// A transfer of which a call with the flag `more` tells was canceled.
+type TransferCanceled struct {
+	Transfer int64 `json:"transfer"`
+}
+
+func (e TransferCanceled) Error() string {
+	s := "io.machine1.TransferCanceled"
+	s += fmt.Sprintf("(Transfer: %v)", e.Transfer)
 	return s
 }
 
@@ -319,6 +363,39 @@ func Dispatch_Error(err error) error {
 				return e
 			}
 			var param NameTaken
+			err := json.Unmarshal(*errorRawParameters, &param)
+			if err != nil {
+				return e
+			}
+			return &param
+		case "io.machine1.NoSuchTransfer":
+			errorRawParameters := e.Parameters.(*json.RawMessage)
+			if errorRawParameters == nil {
+				return e
+			}
+			var param NoSuchTransfer
+			err := json.Unmarshal(*errorRawParameters, &param)
+			if err != nil {
+				return e
+			}
+			return &param
+		case "io.machine1.TransferFailed":
+			errorRawParameters := e.Parameters.(*json.RawMessage)
+			if errorRawParameters == nil {
+				return e
+			}
+			var param TransferFailed
+			err := json.Unmarshal(*errorRawParameters, &param)
+			if err != nil {
+				return e
+			}
+			return &param
+		case "io.machine1.TransferCanceled":
+			errorRawParameters := e.Parameters.(*json.RawMessage)
+			if errorRawParameters == nil {
+				return e
+			}
+			var param TransferCanceled
 			err := json.Unmarshal(*errorRawParameters, &param)
 			if err != nil {
 				return e
@@ -2733,6 +2810,658 @@ func (m CleanPool_methods) Upgrade(ctx context.Context, c *varlink.Connection, m
 	}, nil
 }
 
+// Import A Tar Archive As Image.
+// Makes an image of a tar archive, which may be compressed with xz, gzip or bzip2. Replies when the
+// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+// each time that the progress is another one, and the last one when all is done; it ends in
+// TransferFailed or TransferCanceled when that is what becomes of it. Mirrors ImportTar() of
+// org.freedesktop.import1 on D-Bus.
+// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+type ImportTar_methods struct{}
+
+func ImportTar() ImportTar_methods { return ImportTar_methods{} }
+
+func (m ImportTar_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, image_fd_in_ int64, force_in_ *bool, read_only_in_ *bool, allowInteractiveAuthentication_in_ *bool) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, image_fd_in_, force_in_, read_only_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	transfer_out_, progress_out_, done_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m ImportTar_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, image_fd_in_ int64, force_in_ *bool, read_only_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, *int64, *bool, uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Image_fd                       int64  `json:"image_fd"`
+		Force                          *bool  `json:"force,omitempty"`
+		Read_only                      *bool  `json:"read_only,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Image_fd = image_fd_in_
+	in.Force = force_in_
+	in.Read_only = read_only_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.ImportTar", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+func (m ImportTar_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, image_fd_in_ int64, force_in_ *bool, read_only_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Image_fd                       int64  `json:"image_fd"`
+		Force                          *bool  `json:"force,omitempty"`
+		Read_only                      *bool  `json:"read_only,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Image_fd = image_fd_in_
+	in.Force = force_in_
+	in.Read_only = read_only_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.ImportTar", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+// Import A Disk Image As Image.
+// Makes an image of a disk image, which may be compressed with xz, gzip or bzip2. Replies when the
+// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+// each time that the progress is another one, and the last one when all is done; it ends in
+// TransferFailed or TransferCanceled when that is what becomes of it. Mirrors ImportRaw() of
+// org.freedesktop.import1 on D-Bus.
+// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+type ImportRaw_methods struct{}
+
+func ImportRaw() ImportRaw_methods { return ImportRaw_methods{} }
+
+func (m ImportRaw_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, image_fd_in_ int64, force_in_ *bool, read_only_in_ *bool, allowInteractiveAuthentication_in_ *bool) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, image_fd_in_, force_in_, read_only_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	transfer_out_, progress_out_, done_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m ImportRaw_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, image_fd_in_ int64, force_in_ *bool, read_only_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, *int64, *bool, uint64, error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Image_fd                       int64  `json:"image_fd"`
+		Force                          *bool  `json:"force,omitempty"`
+		Read_only                      *bool  `json:"read_only,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Image_fd = image_fd_in_
+	in.Force = force_in_
+	in.Read_only = read_only_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.ImportRaw", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+func (m ImportRaw_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, image_fd_in_ int64, force_in_ *bool, read_only_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string `json:"name"`
+		Image_fd                       int64  `json:"image_fd"`
+		Force                          *bool  `json:"force,omitempty"`
+		Read_only                      *bool  `json:"read_only,omitempty"`
+		AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Image_fd = image_fd_in_
+	in.Force = force_in_
+	in.Read_only = read_only_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.ImportRaw", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+// Export An Image As A Tar Archive.
+// Writes an image that is a directory or subvolume to a file, as a tar archive. Replies when the
+// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+// each time that the progress is another one, and the last one when all is done; it ends in
+// TransferFailed or TransferCanceled when that is what becomes of it. systemd-importd may leave
+// O_NONBLOCK set on the file. Mirrors ExportTar() of org.freedesktop.import1 on D-Bus.
+// Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+type ExportTar_methods struct{}
+
+func ExportTar() ExportTar_methods { return ExportTar_methods{} }
+
+func (m ExportTar_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, image_fd_in_ int64, format_in_ *string, allowInteractiveAuthentication_in_ *bool) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, image_fd_in_, format_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	transfer_out_, progress_out_, done_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m ExportTar_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, image_fd_in_ int64, format_in_ *string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, *int64, *bool, uint64, error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Image_fd                       int64   `json:"image_fd"`
+		Format                         *string `json:"format,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Image_fd = image_fd_in_
+	in.Format = format_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.ExportTar", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+func (m ExportTar_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, image_fd_in_ int64, format_in_ *string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Image_fd                       int64   `json:"image_fd"`
+		Format                         *string `json:"format,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Image_fd = image_fd_in_
+	in.Format = format_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.ExportTar", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+// Export An Image As A Disk Image.
+// Writes an image that is a file or a block device to a file, as a disk image. Replies when the
+// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+// each time that the progress is another one, and the last one when all is done; it ends in
+// TransferFailed or TransferCanceled when that is what becomes of it. systemd-importd may leave
+// O_NONBLOCK set on the file. Mirrors ExportRaw() of org.freedesktop.import1 on D-Bus.
+// Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+type ExportRaw_methods struct{}
+
+func ExportRaw() ExportRaw_methods { return ExportRaw_methods{} }
+
+func (m ExportRaw_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, image_fd_in_ int64, format_in_ *string, allowInteractiveAuthentication_in_ *bool) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, image_fd_in_, format_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	transfer_out_, progress_out_, done_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m ExportRaw_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, image_fd_in_ int64, format_in_ *string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, *int64, *bool, uint64, error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Image_fd                       int64   `json:"image_fd"`
+		Format                         *string `json:"format,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Image_fd = image_fd_in_
+	in.Format = format_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.ExportRaw", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+func (m ExportRaw_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, image_fd_in_ int64, format_in_ *string, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Image_fd                       int64   `json:"image_fd"`
+		Format                         *string `json:"format,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Image_fd = image_fd_in_
+	in.Format = format_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.ExportRaw", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+// Pull A Tar Archive From A URL As Image.
+// Makes an image of a tar archive that systemd-importd downloads. Replies when the transfer has
+// begun; it goes on when the caller leaves. A call with the flag `more` has a reply each time that
+// the progress is another one, and the last one when all is done; it ends in TransferFailed or
+// TransferCanceled when that is what becomes of it. Mirrors PullTar() of org.freedesktop.import1 on
+// D-Bus.
+// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+type PullTar_methods struct{}
+
+func PullTar() PullTar_methods { return PullTar_methods{} }
+
+func (m PullTar_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, url_in_ string, verify_in_ *string, force_in_ *bool, allowInteractiveAuthentication_in_ *bool) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, url_in_, verify_in_, force_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	transfer_out_, progress_out_, done_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m PullTar_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, url_in_ string, verify_in_ *string, force_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, *int64, *bool, uint64, error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Url                            string  `json:"url"`
+		Verify                         *string `json:"verify,omitempty"`
+		Force                          *bool   `json:"force,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Url = url_in_
+	in.Verify = verify_in_
+	in.Force = force_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.PullTar", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+func (m PullTar_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, url_in_ string, verify_in_ *string, force_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Url                            string  `json:"url"`
+		Verify                         *string `json:"verify,omitempty"`
+		Force                          *bool   `json:"force,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Url = url_in_
+	in.Verify = verify_in_
+	in.Force = force_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.PullTar", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+// Pull A Disk Image From A URL As Image.
+// Makes an image of a disk image that systemd-importd downloads. Replies when the transfer has
+// begun; it goes on when the caller leaves. A call with the flag `more` has a reply each time that
+// the progress is another one, and the last one when all is done; it ends in TransferFailed or
+// TransferCanceled when that is what becomes of it. Mirrors PullRaw() of org.freedesktop.import1 on
+// D-Bus.
+// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+type PullRaw_methods struct{}
+
+func PullRaw() PullRaw_methods { return PullRaw_methods{} }
+
+func (m PullRaw_methods) Call(ctx context.Context, c *varlink.Connection, name_in_ string, url_in_ string, verify_in_ *string, force_in_ *bool, allowInteractiveAuthentication_in_ *bool) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, name_in_, url_in_, verify_in_, force_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	transfer_out_, progress_out_, done_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m PullRaw_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, name_in_ string, url_in_ string, verify_in_ *string, force_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (int64, *int64, *bool, uint64, error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Url                            string  `json:"url"`
+		Verify                         *string `json:"verify,omitempty"`
+		Force                          *bool   `json:"force,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Url = url_in_
+	in.Verify = verify_in_
+	in.Force = force_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.PullRaw", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+func (m PullRaw_methods) Upgrade(ctx context.Context, c *varlink.Connection, name_in_ string, url_in_ string, verify_in_ *string, force_in_ *bool, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Name                           string  `json:"name"`
+		Url                            string  `json:"url"`
+		Verify                         *string `json:"verify,omitempty"`
+		Force                          *bool   `json:"force,omitempty"`
+		AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Name = name_in_
+	in.Url = url_in_
+	in.Verify = verify_in_
+	in.Force = force_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.PullRaw", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfer_out_ int64, progress_out_ *int64, done_out_ *bool, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Transfer int64  `json:"transfer"`
+			Progress *int64 `json:"progress,omitempty"`
+			Done     *bool  `json:"done,omitempty"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfer_out_ = out.Transfer
+		progress_out_ = out.Progress
+		done_out_ = out.Done
+		return
+	}, nil
+}
+
+// List Transfers Of Images.
+// Lists the transfers of images that are under way, whoever has begun them, by their numbers.
+// Mirrors ListTransfers() of org.freedesktop.import1 on D-Bus.
+// Errors: Failed, Unavailable, Timeout.
+type ListTransfers_methods struct{}
+
+func ListTransfers() ListTransfers_methods { return ListTransfers_methods{} }
+
+func (m ListTransfers_methods) Call(ctx context.Context, c *varlink.Connection) (transfers_out_ []Transfer, err_ error) {
+	receive, err_ := m.Send(ctx, c, 0)
+	if err_ != nil {
+		return
+	}
+	transfers_out_, _, err_ = receive(ctx)
+	return
+}
+
+func (m ListTransfers_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64) (func(ctx context.Context) ([]Transfer, uint64, error), error) {
+	receive, err := c.Send(ctx, "io.machine1.ListTransfers", nil, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfers_out_ []Transfer, flags uint64, err error) {
+		var out struct {
+			Transfers []Transfer `json:"transfers"`
+		}
+		flags, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfers_out_ = []Transfer(out.Transfers)
+		return
+	}, nil
+}
+
+func (m ListTransfers_methods) Upgrade(ctx context.Context, c *varlink.Connection) (func(ctx context.Context) (transfers_out_ []Transfer, flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	receive, err := c.Upgrade(ctx, "io.machine1.ListTransfers", nil)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (transfers_out_ []Transfer, flags uint64, conn varlink.ReadWriterContext, err error) {
+		var out struct {
+			Transfers []Transfer `json:"transfers"`
+		}
+		flags, conn, err = receive(ctx, &out)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		transfers_out_ = []Transfer(out.Transfers)
+		return
+	}, nil
+}
+
+// Cancel A Transfer.
+// Ends a transfer, whoever has begun it, and takes away what it has made of an image so far. Mirrors
+// CancelTransfer(id) of org.freedesktop.import1 on D-Bus.
+// Errors: NoSuchTransfer, Busy, Failed, Unavailable, Timeout.
+type CancelTransfer_methods struct{}
+
+func CancelTransfer() CancelTransfer_methods { return CancelTransfer_methods{} }
+
+func (m CancelTransfer_methods) Call(ctx context.Context, c *varlink.Connection, transfer_in_ int64, allowInteractiveAuthentication_in_ *bool) (err_ error) {
+	receive, err_ := m.Send(ctx, c, 0, transfer_in_, allowInteractiveAuthentication_in_)
+	if err_ != nil {
+		return
+	}
+	_, err_ = receive(ctx)
+	return
+}
+
+func (m CancelTransfer_methods) Send(ctx context.Context, c *varlink.Connection, flags uint64, transfer_in_ int64, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (uint64, error), error) {
+	var in struct {
+		Transfer                       int64 `json:"transfer"`
+		AllowInteractiveAuthentication *bool `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Transfer = transfer_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Send(ctx, "io.machine1.CancelTransfer", in, flags)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, err error) {
+		flags, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
+func (m CancelTransfer_methods) Upgrade(ctx context.Context, c *varlink.Connection, transfer_in_ int64, allowInteractiveAuthentication_in_ *bool) (func(ctx context.Context) (flags uint64, conn varlink.ReadWriterContext, err_ error), error) {
+	var in struct {
+		Transfer                       int64 `json:"transfer"`
+		AllowInteractiveAuthentication *bool `json:"allowInteractiveAuthentication,omitempty"`
+	}
+	in.Transfer = transfer_in_
+	in.AllowInteractiveAuthentication = allowInteractiveAuthentication_in_
+	receive, err := c.Upgrade(ctx, "io.machine1.CancelTransfer", in)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (flags uint64, conn varlink.ReadWriterContext, err error) {
+		flags, conn, err = receive(ctx, nil)
+		if err != nil {
+			err = Dispatch_Error(err)
+			return
+		}
+		return
+	}, nil
+}
+
 // Say Whether A Call Would Be Allowed.
 // Says whether a call would be allowed, without making it: whether the policy of this socket lets it
 // pass and polkit would say yes without asking anybody. Says nothing about whether the machine or
@@ -2844,6 +3573,14 @@ type iomachine1Interface interface {
 	GetPool(ctx context.Context, c VarlinkCall) error
 	SetPoolLimit(ctx context.Context, c VarlinkCall, limit_ *int64, allowInteractiveAuthentication_ *bool) error
 	CleanPool(ctx context.Context, c VarlinkCall, mode_ string, allowInteractiveAuthentication_ *bool) error
+	ImportTar(ctx context.Context, c VarlinkCall, name_ string, image_fd_ int64, force_ *bool, read_only_ *bool, allowInteractiveAuthentication_ *bool) error
+	ImportRaw(ctx context.Context, c VarlinkCall, name_ string, image_fd_ int64, force_ *bool, read_only_ *bool, allowInteractiveAuthentication_ *bool) error
+	ExportTar(ctx context.Context, c VarlinkCall, name_ string, image_fd_ int64, format_ *string, allowInteractiveAuthentication_ *bool) error
+	ExportRaw(ctx context.Context, c VarlinkCall, name_ string, image_fd_ int64, format_ *string, allowInteractiveAuthentication_ *bool) error
+	PullTar(ctx context.Context, c VarlinkCall, name_ string, url_ string, verify_ *string, force_ *bool, allowInteractiveAuthentication_ *bool) error
+	PullRaw(ctx context.Context, c VarlinkCall, name_ string, url_ string, verify_ *string, force_ *bool, allowInteractiveAuthentication_ *bool) error
+	ListTransfers(ctx context.Context, c VarlinkCall) error
+	CancelTransfer(ctx context.Context, c VarlinkCall, transfer_ int64, allowInteractiveAuthentication_ *bool) error
 	Check(ctx context.Context, c VarlinkCall, method_ string, parameters_ *json.RawMessage) error
 }
 
@@ -2893,6 +3630,29 @@ func (c *VarlinkCall) ReplyNameTaken(ctx context.Context, name_ string) error {
 	var out NameTaken
 	out.Name = name_
 	return c.ReplyError(ctx, "io.machine1.NameTaken", &out)
+}
+
+// No transfer of this number is under way. ListTransfers shows those that are.
+func (c *VarlinkCall) ReplyNoSuchTransfer(ctx context.Context, transfer_ int64) error {
+	var out NoSuchTransfer
+	out.Transfer = transfer_
+	return c.ReplyError(ctx, "io.machine1.NoSuchTransfer", &out)
+}
+
+// A transfer of which a call with the flag `more` tells has failed. What there was of the image is
+// taken away.
+func (c *VarlinkCall) ReplyTransferFailed(ctx context.Context, transfer_ int64, reason_ string) error {
+	var out TransferFailed
+	out.Transfer = transfer_
+	out.Reason = reason_
+	return c.ReplyError(ctx, "io.machine1.TransferFailed", &out)
+}
+
+// A transfer of which a call with the flag `more` tells was canceled.
+func (c *VarlinkCall) ReplyTransferCanceled(ctx context.Context, transfer_ int64) error {
+	var out TransferCanceled
+	out.Transfer = transfer_
+	return c.ReplyError(ctx, "io.machine1.TransferCanceled", &out)
 }
 
 // systemd could not start the machine. The journal of systemd-nspawn@NAME.service on the host says
@@ -3200,6 +3960,90 @@ func (c *VarlinkCall) ReplyCleanPool(ctx context.Context, name_ *string, usage_ 
 	out.Name = name_
 	out.Usage = usage_
 	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyImportTar(ctx context.Context, transfer_ int64, progress_ *int64, done_ *bool) error {
+	var out struct {
+		Transfer int64  `json:"transfer"`
+		Progress *int64 `json:"progress,omitempty"`
+		Done     *bool  `json:"done,omitempty"`
+	}
+	out.Transfer = transfer_
+	out.Progress = progress_
+	out.Done = done_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyImportRaw(ctx context.Context, transfer_ int64, progress_ *int64, done_ *bool) error {
+	var out struct {
+		Transfer int64  `json:"transfer"`
+		Progress *int64 `json:"progress,omitempty"`
+		Done     *bool  `json:"done,omitempty"`
+	}
+	out.Transfer = transfer_
+	out.Progress = progress_
+	out.Done = done_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyExportTar(ctx context.Context, transfer_ int64, progress_ *int64, done_ *bool) error {
+	var out struct {
+		Transfer int64  `json:"transfer"`
+		Progress *int64 `json:"progress,omitempty"`
+		Done     *bool  `json:"done,omitempty"`
+	}
+	out.Transfer = transfer_
+	out.Progress = progress_
+	out.Done = done_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyExportRaw(ctx context.Context, transfer_ int64, progress_ *int64, done_ *bool) error {
+	var out struct {
+		Transfer int64  `json:"transfer"`
+		Progress *int64 `json:"progress,omitempty"`
+		Done     *bool  `json:"done,omitempty"`
+	}
+	out.Transfer = transfer_
+	out.Progress = progress_
+	out.Done = done_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyPullTar(ctx context.Context, transfer_ int64, progress_ *int64, done_ *bool) error {
+	var out struct {
+		Transfer int64  `json:"transfer"`
+		Progress *int64 `json:"progress,omitempty"`
+		Done     *bool  `json:"done,omitempty"`
+	}
+	out.Transfer = transfer_
+	out.Progress = progress_
+	out.Done = done_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyPullRaw(ctx context.Context, transfer_ int64, progress_ *int64, done_ *bool) error {
+	var out struct {
+		Transfer int64  `json:"transfer"`
+		Progress *int64 `json:"progress,omitempty"`
+		Done     *bool  `json:"done,omitempty"`
+	}
+	out.Transfer = transfer_
+	out.Progress = progress_
+	out.Done = done_
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyListTransfers(ctx context.Context, transfers_ []Transfer) error {
+	var out struct {
+		Transfers []Transfer `json:"transfers"`
+	}
+	out.Transfers = []Transfer(transfers_)
+	return c.Reply(ctx, &out)
+}
+
+func (c *VarlinkCall) ReplyCancelTransfer(ctx context.Context) error {
+	return c.Reply(ctx, nil)
 }
 
 func (c *VarlinkCall) ReplyCheck(ctx context.Context, allowed_ bool, reason_ string) error {
@@ -3529,6 +4373,94 @@ func (s *VarlinkInterface) SetPoolLimit(ctx context.Context, c VarlinkCall, limi
 // Errors: Busy, TooManyOperations, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) CleanPool(ctx context.Context, c VarlinkCall, mode_ string, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.CleanPool")
+}
+
+// Import A Tar Archive As Image.
+// Makes an image of a tar archive, which may be compressed with xz, gzip or bzip2. Replies when the
+// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+// each time that the progress is another one, and the last one when all is done; it ends in
+// TransferFailed or TransferCanceled when that is what becomes of it. Mirrors ImportTar() of
+// org.freedesktop.import1 on D-Bus.
+// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+func (s *VarlinkInterface) ImportTar(ctx context.Context, c VarlinkCall, name_ string, image_fd_ int64, force_ *bool, read_only_ *bool, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.ImportTar")
+}
+
+// Import A Disk Image As Image.
+// Makes an image of a disk image, which may be compressed with xz, gzip or bzip2. Replies when the
+// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+// each time that the progress is another one, and the last one when all is done; it ends in
+// TransferFailed or TransferCanceled when that is what becomes of it. Mirrors ImportRaw() of
+// org.freedesktop.import1 on D-Bus.
+// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+func (s *VarlinkInterface) ImportRaw(ctx context.Context, c VarlinkCall, name_ string, image_fd_ int64, force_ *bool, read_only_ *bool, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.ImportRaw")
+}
+
+// Export An Image As A Tar Archive.
+// Writes an image that is a directory or subvolume to a file, as a tar archive. Replies when the
+// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+// each time that the progress is another one, and the last one when all is done; it ends in
+// TransferFailed or TransferCanceled when that is what becomes of it. systemd-importd may leave
+// O_NONBLOCK set on the file. Mirrors ExportTar() of org.freedesktop.import1 on D-Bus.
+// Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+func (s *VarlinkInterface) ExportTar(ctx context.Context, c VarlinkCall, name_ string, image_fd_ int64, format_ *string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.ExportTar")
+}
+
+// Export An Image As A Disk Image.
+// Writes an image that is a file or a block device to a file, as a disk image. Replies when the
+// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+// each time that the progress is another one, and the last one when all is done; it ends in
+// TransferFailed or TransferCanceled when that is what becomes of it. systemd-importd may leave
+// O_NONBLOCK set on the file. Mirrors ExportRaw() of org.freedesktop.import1 on D-Bus.
+// Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+func (s *VarlinkInterface) ExportRaw(ctx context.Context, c VarlinkCall, name_ string, image_fd_ int64, format_ *string, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.ExportRaw")
+}
+
+// Pull A Tar Archive From A URL As Image.
+// Makes an image of a tar archive that systemd-importd downloads. Replies when the transfer has
+// begun; it goes on when the caller leaves. A call with the flag `more` has a reply each time that
+// the progress is another one, and the last one when all is done; it ends in TransferFailed or
+// TransferCanceled when that is what becomes of it. Mirrors PullTar() of org.freedesktop.import1 on
+// D-Bus.
+// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+func (s *VarlinkInterface) PullTar(ctx context.Context, c VarlinkCall, name_ string, url_ string, verify_ *string, force_ *bool, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.PullTar")
+}
+
+// Pull A Disk Image From A URL As Image.
+// Makes an image of a disk image that systemd-importd downloads. Replies when the transfer has
+// begun; it goes on when the caller leaves. A call with the flag `more` has a reply each time that
+// the progress is another one, and the last one when all is done; it ends in TransferFailed or
+// TransferCanceled when that is what becomes of it. Mirrors PullRaw() of org.freedesktop.import1 on
+// D-Bus.
+// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+// TransferFailed, Unavailable, Timeout.
+func (s *VarlinkInterface) PullRaw(ctx context.Context, c VarlinkCall, name_ string, url_ string, verify_ *string, force_ *bool, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.PullRaw")
+}
+
+// List Transfers Of Images.
+// Lists the transfers of images that are under way, whoever has begun them, by their numbers.
+// Mirrors ListTransfers() of org.freedesktop.import1 on D-Bus.
+// Errors: Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) ListTransfers(ctx context.Context, c VarlinkCall) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.ListTransfers")
+}
+
+// Cancel A Transfer.
+// Ends a transfer, whoever has begun it, and takes away what it has made of an image so far. Mirrors
+// CancelTransfer(id) of org.freedesktop.import1 on D-Bus.
+// Errors: NoSuchTransfer, Busy, Failed, Unavailable, Timeout.
+func (s *VarlinkInterface) CancelTransfer(ctx context.Context, c VarlinkCall, transfer_ int64, allowInteractiveAuthentication_ *bool) error {
+	return c.ReplyMethodNotImplemented(ctx, "io.machine1.CancelTransfer")
 }
 
 // Say Whether A Call Would Be Allowed.
@@ -3931,6 +4863,102 @@ func (s *VarlinkInterface) VarlinkDispatch(ctx context.Context, call varlink.Cal
 		}
 		return s.iomachine1Interface.CleanPool(ctx, VarlinkCall{call}, in.Mode, in.AllowInteractiveAuthentication)
 
+	case "ImportTar":
+		var in struct {
+			Name                           string `json:"name"`
+			Image_fd                       int64  `json:"image_fd"`
+			Force                          *bool  `json:"force,omitempty"`
+			Read_only                      *bool  `json:"read_only,omitempty"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.ImportTar(ctx, VarlinkCall{call}, in.Name, in.Image_fd, in.Force, in.Read_only, in.AllowInteractiveAuthentication)
+
+	case "ImportRaw":
+		var in struct {
+			Name                           string `json:"name"`
+			Image_fd                       int64  `json:"image_fd"`
+			Force                          *bool  `json:"force,omitempty"`
+			Read_only                      *bool  `json:"read_only,omitempty"`
+			AllowInteractiveAuthentication *bool  `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.ImportRaw(ctx, VarlinkCall{call}, in.Name, in.Image_fd, in.Force, in.Read_only, in.AllowInteractiveAuthentication)
+
+	case "ExportTar":
+		var in struct {
+			Name                           string  `json:"name"`
+			Image_fd                       int64   `json:"image_fd"`
+			Format                         *string `json:"format,omitempty"`
+			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.ExportTar(ctx, VarlinkCall{call}, in.Name, in.Image_fd, in.Format, in.AllowInteractiveAuthentication)
+
+	case "ExportRaw":
+		var in struct {
+			Name                           string  `json:"name"`
+			Image_fd                       int64   `json:"image_fd"`
+			Format                         *string `json:"format,omitempty"`
+			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.ExportRaw(ctx, VarlinkCall{call}, in.Name, in.Image_fd, in.Format, in.AllowInteractiveAuthentication)
+
+	case "PullTar":
+		var in struct {
+			Name                           string  `json:"name"`
+			Url                            string  `json:"url"`
+			Verify                         *string `json:"verify,omitempty"`
+			Force                          *bool   `json:"force,omitempty"`
+			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.PullTar(ctx, VarlinkCall{call}, in.Name, in.Url, in.Verify, in.Force, in.AllowInteractiveAuthentication)
+
+	case "PullRaw":
+		var in struct {
+			Name                           string  `json:"name"`
+			Url                            string  `json:"url"`
+			Verify                         *string `json:"verify,omitempty"`
+			Force                          *bool   `json:"force,omitempty"`
+			AllowInteractiveAuthentication *bool   `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.PullRaw(ctx, VarlinkCall{call}, in.Name, in.Url, in.Verify, in.Force, in.AllowInteractiveAuthentication)
+
+	case "ListTransfers":
+		return s.iomachine1Interface.ListTransfers(ctx, VarlinkCall{call})
+
+	case "CancelTransfer":
+		var in struct {
+			Transfer                       int64 `json:"transfer"`
+			AllowInteractiveAuthentication *bool `json:"allowInteractiveAuthentication,omitempty"`
+		}
+		err := call.GetParameters(&in)
+		if err != nil {
+			return call.ReplyInvalidParameter(ctx, "parameters")
+		}
+		return s.iomachine1Interface.CancelTransfer(ctx, VarlinkCall{call}, in.Transfer, in.AllowInteractiveAuthentication)
+
 	case "Check":
 		var in struct {
 			Method     string           `json:"method"`
@@ -4092,6 +5120,20 @@ type ImageDetails (
     # image cannot be had while a machine uses it (System.Error.EBUSY), nor of a disk image without
     # an operating system.
     missing: []Missing
+)
+
+# An image on its way.
+type Transfer (
+    # Number of the transfer. systemd-importd begins with 1 anew when it is started again.
+    transfer: int,
+    # Name of the image on this host.
+    name: string,
+    # What is done. Absent when it is nothing of this.
+    type: ?(import_tar, import_raw, export_tar, export_raw, pull_tar, pull_raw),
+    # The URL of what is pulled. Absent for others.
+    remote: ?string,
+    # How much of it is done, in thousandths. Absent when unknown, as it is to systemd 252.
+    progress: ?int
 )
 
 # List All Registered Machines.
@@ -4716,6 +5758,211 @@ method CleanPool(
     usage: ?int
 )
 
+# Import A Tar Archive As Image.
+# Makes an image of a tar archive, which may be compressed with xz, gzip or bzip2. Replies when the
+# transfer has begun; it goes on when the caller leaves. A call with the flag ` + "`" + `more` + "`" + ` has a reply
+# each time that the progress is another one, and the last one when all is done; it ends in
+# TransferFailed or TransferCanceled when that is what becomes of it. Mirrors ImportTar() of
+# org.freedesktop.import1 on D-Bus.
+# Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+# TransferFailed, Unavailable, Timeout.
+method ImportTar(
+    # Name of the image. Before systemd 256 it has to be a host name.
+    name: string,
+    # Index of the file descriptor that comes with the call, 0. It has to be that of a regular file
+    # or a pipe, open for reading, without flags such as O_APPEND and O_NONBLOCK. Only a socket
+    # whose policy says accept-fds receives it.
+    image_fd: int,
+    # Whether an image that has the name already is removed for this one. False when left out.
+    force: ?bool,
+    # Whether the new image is marked read-only. False when left out.
+    read_only: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Number of the transfer, for CancelTransfer.
+    transfer: int,
+    # How much of it is done, in thousandths. Absent when unknown, as it is to systemd 252.
+    progress: ?int,
+    # True in the last reply to a call with the flag ` + "`" + `more` + "`" + `, when all of it is done.
+    done: ?bool
+)
+
+# Import A Disk Image As Image.
+# Makes an image of a disk image, which may be compressed with xz, gzip or bzip2. Replies when the
+# transfer has begun; it goes on when the caller leaves. A call with the flag ` + "`" + `more` + "`" + ` has a reply
+# each time that the progress is another one, and the last one when all is done; it ends in
+# TransferFailed or TransferCanceled when that is what becomes of it. Mirrors ImportRaw() of
+# org.freedesktop.import1 on D-Bus.
+# Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+# TransferFailed, Unavailable, Timeout.
+method ImportRaw(
+    # Name of the image. Before systemd 256 it has to be a host name.
+    name: string,
+    # Index of the file descriptor that comes with the call, 0. It has to be that of a regular file
+    # or a pipe, open for reading, without flags such as O_APPEND and O_NONBLOCK. Only a socket
+    # whose policy says accept-fds receives it.
+    image_fd: int,
+    # Whether an image that has the name already is removed for this one. False when left out.
+    force: ?bool,
+    # Whether the new image is marked read-only. False when left out.
+    read_only: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Number of the transfer, for CancelTransfer.
+    transfer: int,
+    # How much of it is done, in thousandths. Absent when unknown, as it is to systemd 252.
+    progress: ?int,
+    # True in the last reply to a call with the flag ` + "`" + `more` + "`" + `, when all of it is done.
+    done: ?bool
+)
+
+# Export An Image As A Tar Archive.
+# Writes an image that is a directory or subvolume to a file, as a tar archive. Replies when the
+# transfer has begun; it goes on when the caller leaves. A call with the flag ` + "`" + `more` + "`" + ` has a reply
+# each time that the progress is another one, and the last one when all is done; it ends in
+# TransferFailed or TransferCanceled when that is what becomes of it. systemd-importd may leave
+# O_NONBLOCK set on the file. Mirrors ExportTar() of org.freedesktop.import1 on D-Bus.
+# Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+# TransferFailed, Unavailable, Timeout.
+method ExportTar(
+    # Name of the image. Before systemd 256 it has to be a host name.
+    name: string,
+    # Index of the file descriptor that comes with the call, 0. It has to be that of a regular file
+    # or a pipe, open for writing, without flags such as O_APPEND and O_NONBLOCK. Only a socket
+    # whose policy says accept-fds receives it.
+    image_fd: int,
+    # How to compress what is written. Not at all (uncompressed) when left out.
+    format: ?(uncompressed, xz, gzip, bzip2),
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Number of the transfer, for CancelTransfer.
+    transfer: int,
+    # How much of it is done, in thousandths. Absent when unknown, as it is to systemd 252.
+    progress: ?int,
+    # True in the last reply to a call with the flag ` + "`" + `more` + "`" + `, when all of it is done.
+    done: ?bool
+)
+
+# Export An Image As A Disk Image.
+# Writes an image that is a file or a block device to a file, as a disk image. Replies when the
+# transfer has begun; it goes on when the caller leaves. A call with the flag ` + "`" + `more` + "`" + ` has a reply
+# each time that the progress is another one, and the last one when all is done; it ends in
+# TransferFailed or TransferCanceled when that is what becomes of it. systemd-importd may leave
+# O_NONBLOCK set on the file. Mirrors ExportRaw() of org.freedesktop.import1 on D-Bus.
+# Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+# TransferFailed, Unavailable, Timeout.
+method ExportRaw(
+    # Name of the image. Before systemd 256 it has to be a host name.
+    name: string,
+    # Index of the file descriptor that comes with the call, 0. It has to be that of a regular file
+    # or a pipe, open for writing, without flags such as O_APPEND and O_NONBLOCK. Only a socket
+    # whose policy says accept-fds receives it.
+    image_fd: int,
+    # How to compress what is written. Not at all (uncompressed) when left out.
+    format: ?(uncompressed, xz, gzip, bzip2),
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Number of the transfer, for CancelTransfer.
+    transfer: int,
+    # How much of it is done, in thousandths. Absent when unknown, as it is to systemd 252.
+    progress: ?int,
+    # True in the last reply to a call with the flag ` + "`" + `more` + "`" + `, when all of it is done.
+    done: ?bool
+)
+
+# Pull A Tar Archive From A URL As Image.
+# Makes an image of a tar archive that systemd-importd downloads. Replies when the transfer has
+# begun; it goes on when the caller leaves. A call with the flag ` + "`" + `more` + "`" + ` has a reply each time that
+# the progress is another one, and the last one when all is done; it ends in TransferFailed or
+# TransferCanceled when that is what becomes of it. Mirrors PullTar() of org.freedesktop.import1 on
+# D-Bus.
+# Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+# TransferFailed, Unavailable, Timeout.
+method PullTar(
+    # Name of the image. Before systemd 256 it has to be a host name.
+    name: string,
+    # Where it is: http or https, a host, perhaps a port, and a path. A user and a fragment are
+    # refused. It has to be one that the policy of the socket allows; where the server redirects to,
+    # systemd- importd follows.
+    url: string,
+    # What the download is held against: nothing (no), a file with checksums beside it, or one that
+    # is signed by a key that the host trusts. A signature when left out.
+    verify: ?(no, checksum, signature),
+    # Whether an image that has the name already is removed for this one. False when left out.
+    force: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Number of the transfer, for CancelTransfer.
+    transfer: int,
+    # How much of it is done, in thousandths. Absent when unknown, as it is to systemd 252.
+    progress: ?int,
+    # True in the last reply to a call with the flag ` + "`" + `more` + "`" + `, when all of it is done.
+    done: ?bool
+)
+
+# Pull A Disk Image From A URL As Image.
+# Makes an image of a disk image that systemd-importd downloads. Replies when the transfer has
+# begun; it goes on when the caller leaves. A call with the flag ` + "`" + `more` + "`" + ` has a reply each time that
+# the progress is another one, and the last one when all is done; it ends in TransferFailed or
+# TransferCanceled when that is what becomes of it. Mirrors PullRaw() of org.freedesktop.import1 on
+# D-Bus.
+# Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+# TransferFailed, Unavailable, Timeout.
+method PullRaw(
+    # Name of the image. Before systemd 256 it has to be a host name.
+    name: string,
+    # Where it is: http or https, a host, perhaps a port, and a path. A user and a fragment are
+    # refused. It has to be one that the policy of the socket allows; where the server redirects to,
+    # systemd- importd follows.
+    url: string,
+    # What the download is held against: nothing (no), a file with checksums beside it, or one that
+    # is signed by a key that the host trusts. A signature when left out.
+    verify: ?(no, checksum, signature),
+    # Whether an image that has the name already is removed for this one. False when left out.
+    force: ?bool,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> (
+    # Number of the transfer, for CancelTransfer.
+    transfer: int,
+    # How much of it is done, in thousandths. Absent when unknown, as it is to systemd 252.
+    progress: ?int,
+    # True in the last reply to a call with the flag ` + "`" + `more` + "`" + `, when all of it is done.
+    done: ?bool
+)
+
+# List Transfers Of Images.
+# Lists the transfers of images that are under way, whoever has begun them, by their numbers.
+# Mirrors ListTransfers() of org.freedesktop.import1 on D-Bus.
+# Errors: Failed, Unavailable, Timeout.
+method ListTransfers() -> (
+    # The transfers; an empty list when there is none.
+    transfers: []Transfer
+)
+
+# Cancel A Transfer.
+# Ends a transfer, whoever has begun it, and takes away what it has made of an image so far. Mirrors
+# CancelTransfer(id) of org.freedesktop.import1 on D-Bus.
+# Errors: NoSuchTransfer, Busy, Failed, Unavailable, Timeout.
+method CancelTransfer(
+    # Number of the transfer, as ListTransfers has it.
+    transfer: int,
+    # Whether the user may be asked for a password while the call waits, through the authentication
+    # agent of the user's session. False when left out.
+    allowInteractiveAuthentication: ?bool
+) -> ()
+
 # Say Whether A Call Would Be Allowed.
 # Says whether a call would be allowed, without making it: whether the policy of this socket lets it
 # pass and polkit would say yes without asking anybody. Says nothing about whether the machine or
@@ -4772,6 +6019,27 @@ error NoSuchImage (
 error NameTaken (
     # The name that exists already.
     name: string
+)
+
+# No transfer of this number is under way. ListTransfers shows those that are.
+error NoSuchTransfer (
+    # Number of the transfer.
+    transfer: int
+)
+
+# A transfer of which a call with the flag ` + "`" + `more` + "`" + ` tells has failed. What there was of the image is
+# taken away.
+error TransferFailed (
+    # Number of the transfer.
+    transfer: int,
+    # What systemd-importd has said last, for a person to read.
+    reason: string
+)
+
+# A transfer of which a call with the flag ` + "`" + `more` + "`" + ` tells was canceled.
+error TransferCanceled (
+    # Number of the transfer.
+    transfer: int
 )
 
 # systemd could not start the machine. The journal of systemd-nspawn@NAME.service on the host says

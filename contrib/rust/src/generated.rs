@@ -59,6 +59,14 @@ pub(crate) trait Machine1 {
     async fn get_pool(&mut self) -> zlink::Result<Result<GetPoolOutput, AnyError>>;
     async fn set_pool_limit(&mut self, limit: Option<i64>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn clean_pool(&mut self, mode: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<CleanPoolOutput, AnyError>>;
+    async fn import_tar(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ImportTarOutput, AnyError>>;
+    async fn import_raw(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ImportRawOutput, AnyError>>;
+    async fn export_tar(&mut self, name: &str, image_fd: i64, format: Option<&str>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ExportTarOutput, AnyError>>;
+    async fn export_raw(&mut self, name: &str, image_fd: i64, format: Option<&str>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ExportRawOutput, AnyError>>;
+    async fn pull_tar(&mut self, name: &str, url: &str, verify: Option<&str>, force: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<PullTarOutput, AnyError>>;
+    async fn pull_raw(&mut self, name: &str, url: &str, verify: Option<&str>, force: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<PullRawOutput, AnyError>>;
+    async fn list_transfers(&mut self) -> zlink::Result<Result<ListTransfersOutput, AnyError>>;
+    async fn cancel_transfer(&mut self, transfer: i64, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn check(&mut self, method: &str, parameters: Option<&serde_json::Value>) -> zlink::Result<Result<CheckOutput, AnyError>>;
 }
 
@@ -459,6 +467,110 @@ impl Client {
         self.end(result)
     }
 
+    /// Import A Tar Archive As Image.
+    /// Makes an image of a tar archive, which may be compressed with xz, gzip or bzip2. Replies when the
+    /// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+    /// each time that the progress is another one, and the last one when all is done; it ends in
+    /// TransferFailed or TransferCanceled when that is what becomes of it. Mirrors ImportTar() of
+    /// org.freedesktop.import1 on D-Bus.
+    /// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+    /// TransferFailed, Unavailable, Timeout.
+    pub async fn import_tar(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ImportTarOutput> {
+        self.begin()?;
+        let result = self.connection.import_tar(name, image_fd, force, read_only, allow_interactive_authentication).await;
+        self.end(result)
+    }
+
+    /// Import A Disk Image As Image.
+    /// Makes an image of a disk image, which may be compressed with xz, gzip or bzip2. Replies when the
+    /// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+    /// each time that the progress is another one, and the last one when all is done; it ends in
+    /// TransferFailed or TransferCanceled when that is what becomes of it. Mirrors ImportRaw() of
+    /// org.freedesktop.import1 on D-Bus.
+    /// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+    /// TransferFailed, Unavailable, Timeout.
+    pub async fn import_raw(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ImportRawOutput> {
+        self.begin()?;
+        let result = self.connection.import_raw(name, image_fd, force, read_only, allow_interactive_authentication).await;
+        self.end(result)
+    }
+
+    /// Export An Image As A Tar Archive.
+    /// Writes an image that is a directory or subvolume to a file, as a tar archive. Replies when the
+    /// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+    /// each time that the progress is another one, and the last one when all is done; it ends in
+    /// TransferFailed or TransferCanceled when that is what becomes of it. systemd-importd may leave
+    /// O_NONBLOCK set on the file. Mirrors ExportTar() of org.freedesktop.import1 on D-Bus.
+    /// Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+    /// TransferFailed, Unavailable, Timeout.
+    pub async fn export_tar(&mut self, name: &str, image_fd: i64, format: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<ExportTarOutput> {
+        self.begin()?;
+        let result = self.connection.export_tar(name, image_fd, format, allow_interactive_authentication).await;
+        self.end(result)
+    }
+
+    /// Export An Image As A Disk Image.
+    /// Writes an image that is a file or a block device to a file, as a disk image. Replies when the
+    /// transfer has begun; it goes on when the caller leaves. A call with the flag `more` has a reply
+    /// each time that the progress is another one, and the last one when all is done; it ends in
+    /// TransferFailed or TransferCanceled when that is what becomes of it. systemd-importd may leave
+    /// O_NONBLOCK set on the file. Mirrors ExportRaw() of org.freedesktop.import1 on D-Bus.
+    /// Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+    /// TransferFailed, Unavailable, Timeout.
+    pub async fn export_raw(&mut self, name: &str, image_fd: i64, format: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<ExportRawOutput> {
+        self.begin()?;
+        let result = self.connection.export_raw(name, image_fd, format, allow_interactive_authentication).await;
+        self.end(result)
+    }
+
+    /// Pull A Tar Archive From A URL As Image.
+    /// Makes an image of a tar archive that systemd-importd downloads. Replies when the transfer has
+    /// begun; it goes on when the caller leaves. A call with the flag `more` has a reply each time that
+    /// the progress is another one, and the last one when all is done; it ends in TransferFailed or
+    /// TransferCanceled when that is what becomes of it. Mirrors PullTar() of org.freedesktop.import1 on
+    /// D-Bus.
+    /// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+    /// TransferFailed, Unavailable, Timeout.
+    pub async fn pull_tar(&mut self, name: &str, url: &str, verify: Option<&str>, force: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<PullTarOutput> {
+        self.begin()?;
+        let result = self.connection.pull_tar(name, url, verify, force, allow_interactive_authentication).await;
+        self.end(result)
+    }
+
+    /// Pull A Disk Image From A URL As Image.
+    /// Makes an image of a disk image that systemd-importd downloads. Replies when the transfer has
+    /// begun; it goes on when the caller leaves. A call with the flag `more` has a reply each time that
+    /// the progress is another one, and the last one when all is done; it ends in TransferFailed or
+    /// TransferCanceled when that is what becomes of it. Mirrors PullRaw() of org.freedesktop.import1 on
+    /// D-Bus.
+    /// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
+    /// TransferFailed, Unavailable, Timeout.
+    pub async fn pull_raw(&mut self, name: &str, url: &str, verify: Option<&str>, force: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<PullRawOutput> {
+        self.begin()?;
+        let result = self.connection.pull_raw(name, url, verify, force, allow_interactive_authentication).await;
+        self.end(result)
+    }
+
+    /// List Transfers Of Images.
+    /// Lists the transfers of images that are under way, whoever has begun them, by their numbers.
+    /// Mirrors ListTransfers() of org.freedesktop.import1 on D-Bus.
+    /// Errors: Failed, Unavailable, Timeout.
+    pub async fn list_transfers(&mut self) -> crate::Result<ListTransfersOutput> {
+        self.begin()?;
+        let result = self.connection.list_transfers().await;
+        self.end(result)
+    }
+
+    /// Cancel A Transfer.
+    /// Ends a transfer, whoever has begun it, and takes away what it has made of an image so far. Mirrors
+    /// CancelTransfer(id) of org.freedesktop.import1 on D-Bus.
+    /// Errors: NoSuchTransfer, Busy, Failed, Unavailable, Timeout.
+    pub async fn cancel_transfer(&mut self, transfer: i64, allow_interactive_authentication: Option<bool>) -> crate::Result<()> {
+        self.begin()?;
+        let result = self.connection.cancel_transfer(transfer, allow_interactive_authentication).await;
+        self.end(Nothing::expected(result))
+    }
+
     /// Say Whether A Call Would Be Allowed.
     /// Says whether a call would be allowed, without making it: whether the policy of this socket lets it
     /// pass and polkit would say yes without asking anybody. Says nothing about whether the machine or
@@ -598,6 +710,60 @@ pub struct CleanPoolOutput {
     pub usage: Option<i64>,
 }
 
+/// Output parameters for the ImportTar method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ImportTarOutput {
+    pub transfer: i64,
+    pub progress: Option<i64>,
+    pub done: Option<bool>,
+}
+
+/// Output parameters for the ImportRaw method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ImportRawOutput {
+    pub transfer: i64,
+    pub progress: Option<i64>,
+    pub done: Option<bool>,
+}
+
+/// Output parameters for the ExportTar method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ExportTarOutput {
+    pub transfer: i64,
+    pub progress: Option<i64>,
+    pub done: Option<bool>,
+}
+
+/// Output parameters for the ExportRaw method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ExportRawOutput {
+    pub transfer: i64,
+    pub progress: Option<i64>,
+    pub done: Option<bool>,
+}
+
+/// Output parameters for the PullTar method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct PullTarOutput {
+    pub transfer: i64,
+    pub progress: Option<i64>,
+    pub done: Option<bool>,
+}
+
+/// Output parameters for the PullRaw method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct PullRawOutput {
+    pub transfer: i64,
+    pub progress: Option<i64>,
+    pub done: Option<bool>,
+}
+
+/// Output parameters for the ListTransfers method.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ListTransfersOutput {
+    pub transfers: Vec<Transfer>,
+}
+
 /// Output parameters for the Check method.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct CheckOutput {
@@ -732,6 +898,22 @@ pub struct ImageDetails {
     pub missing: Vec<Missing>,
 }
 
+/// An image on its way.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct Transfer {
+    /// Number of the transfer. systemd-importd begins with 1 anew when it is started again.
+    pub transfer: i64,
+    /// Name of the image on this host.
+    pub name: String,
+    /// What is done. Absent when it is nothing of this.
+    #[serde(rename = "type")]
+    pub r#type: Option<String>,
+    /// The URL of what is pulled. Absent for others.
+    pub remote: Option<String>,
+    /// How much of it is done, in thousandths. Absent when unknown, as it is to systemd 252.
+    pub progress: Option<i64>,
+}
+
 /// Errors that can occur in this interface.
 #[derive(Debug, Clone, PartialEq, ReplyError)]
 #[zlink(interface = "io.machine1")]
@@ -765,6 +947,24 @@ pub enum Machine1Error {
     NameTaken {
         /// The name that exists already.
         name: String,
+    },
+    /// No transfer of this number is under way. ListTransfers shows those that are.
+    NoSuchTransfer {
+        /// Number of the transfer.
+        transfer: i64,
+    },
+    /// A transfer of which a call with the flag `more` tells has failed. What there was of the image is
+    /// taken away.
+    TransferFailed {
+        /// Number of the transfer.
+        transfer: i64,
+        /// What systemd-importd has said last, for a person to read.
+        reason: String,
+    },
+    /// A transfer of which a call with the flag `more` tells was canceled.
+    TransferCanceled {
+        /// Number of the transfer.
+        transfer: i64,
     },
     /// systemd could not start the machine. The journal of systemd-nspawn@NAME.service on the host says
     /// why.
