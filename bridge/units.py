@@ -29,7 +29,17 @@ class Units:
         """
         if self._jobs is None or self._jobs.over:
             self._jobs = _Jobs(self._loop, *self._bounds)
-        return await self._jobs.start(unit, user, left)
+        started, result = self._jobs.start(unit, user, left), Future[str](self._loop)
+
+        async def start() -> None:
+            try:
+                result.resolve(await started)
+            except Exception as error:  # for who waits
+                result.fail(error)
+
+        # In turns of the loop's own, as signals are heard: in those of a user the end could come before the job's name.
+        self._loop.start(start(), lambda _: None)
+        return await result
 
     def close(self) -> None:
         if self._jobs is not None:

@@ -12,7 +12,7 @@ from jeepney import Header, HeaderFields, Message, new_method_call, new_method_r
 import bridge.units
 from bridge.bus import Answer, DBusError, Listener, Signal
 from bridge.errors import Unavailable
-from bridge.loop import Future, Loop
+from bridge.loop import Future, Loop, Share
 from bridge.units import SYSTEMD, Units
 
 from .test_watch import Task
@@ -146,6 +146,20 @@ def test_jobs_of_others_and_signals_of_others_are_not_its_own(scene: Scene) -> N
     assert not task.done
     scene.says(1, "/job/1", UNIT, "done")
     assert task.result == "done"
+
+
+def test_a_job_that_ends_at_once_has_ended(scene: Scene) -> None:
+    """Its end is read together with the reply that names it, before it is the user's turn."""
+    share, results = Share(scene.loop), list[str]()
+    share.start(scene.units.start(UNIT, 1000, None), results.append)
+    scene.turn()
+    (bus,) = scene.buses
+    bus.replies[0].resolve(reply("/job/1"))
+    end = Signal(MINE, SYSTEMD.interface, "JobRemoved", (1, "/job/1", UNIT, "done"))
+    scene.loop.call_soon(lambda: bus.listener.heard(end))
+    scene.turn()
+    assert results == ["done"]
+    share.close()
 
 
 def test_two_who_start_the_same_unit_have_one_job(scene: Scene) -> None:
