@@ -30,6 +30,9 @@ _untaken: deque[FileDescriptor] = deque()
 UNCLOSED_MAX = 8
 
 
+_ROOM = fds_buf_size()
+
+
 class FdsTruncated(OSError):
     """The kernel dropped file descriptors (MSG_CTRUNC), for instance since this process may open no more of them."""
 
@@ -39,21 +42,26 @@ def receive(connection: socket.socket) -> tuple[bytes, list[FileDescriptor]]:
 
     Raises BlockingIOError when there is nothing yet, and FdsTruncated; then those that did arrive are closed.
     """
-    data, fds, truncated = _receive(connection, fds_buf_size())
+    data, fds, truncated = receive_unclosed(connection)
     if truncated:
         close(fds)
         raise FdsTruncated("file descriptors were lost on the way")
     return data, fds
 
 
-def receive_few(connection: socket.socket, number: int) -> tuple[bytes, list[FileDescriptor], bool]:
-    """As `receive`, with room for so many, and whether there were more, or more than this process may open."""
-    return _receive(connection, socket.CMSG_SPACE(number * array("i").itemsize))
+def receive_unclosed(connection: socket.socket) -> tuple[bytes, list[FileDescriptor], bool]:
+    """As `receive`, and whether there were more than this process may open.
 
-
-def _receive(connection: socket.socket, room: int) -> tuple[bytes, list[FileDescriptor], bool]:
-    data, ancillary, flags, _ = connection.recvmsg(RECEIVE_SIZE, room, socket.MSG_CMSG_CLOEXEC)
+    There is room for as many as there can be: what there is none for, the kernel closes before recvmsg(2) returns, and
+    so it does in a recv(2), however long that takes.
+    """
+    data, ancillary, flags, _ = connection.recvmsg(RECEIVE_SIZE, _ROOM, socket.MSG_CMSG_CLOEXEC)
     return data, FileDescriptor.from_ancdata(ancillary), bool(flags & socket.MSG_CTRUNC)
+
+
+def keep_out_of_band(connection: socket.socket) -> None:
+    """Have a byte that is sent out of band come like any other: passed over, its file descriptors would be closed."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def send(connection: socket.socket, data: bytes | memoryview, fds: Sequence[FileDescriptor] = ()) -> int:
@@ -119,6 +127,17 @@ class Closer:
                     return
                 self._threads.add(waiting)
 
+    def hang_up(self, user: int, connection: socket.socket) -> None:
+        """Close a connection, and with it the descriptors in what its client has sent and nobody has read."""
+        try:
+            connection.shutdown(socket.SHUT_RDWR)  # no more come
+        except OSError:
+            pass  # the client has hung up before
+        if _has_unread(connection):
+            self.close(user, [FileDescriptor(connection.detach())])
+        else:
+            connection.close()
+
     def has_room_for(self, user: int) -> bool:
         """Whether more of this user's may come."""
         return len(self._unclosed.get(user, ())) < UNCLOSED_MAX
@@ -141,6 +160,12 @@ class Closer:
                     del self._unclosed[user]
                     self._threads.discard(user)
                     return
+
+
+def _has_unread(connection: socket.socket) -> bool:
+    """Whether something has come that was not read (SIOCINQ, unix(7))."""
+    (waiting,) = struct.unpack("i", fcntl.ioctl(connection, termios.FIONREAD, b"\0\0\0\0"))
+    return bool(waiting)
 
 
 def unread_by_peer(connection: socket.socket) -> bool:

@@ -3,9 +3,10 @@
 
 A connection has one call under way at a time and its reply sent before the next begins, so calls are answered in
 order and a client that does not read stops nobody but itself. The same holds for a call with several replies: each is
-made when the one before it was sent, in a turn of its own. File descriptors are received where the policy says so, one
-for a call. Elsewhere recv(2) without room for them makes the kernel drop them. Of a connection two are open at most: as
-long as a call is under way nothing is read, and what is read after it begins one more call with descriptors.
+made when the one before it was sent, in a turn of its own. File descriptors are received, wherever they come, since the
+kernel would close those that are not, and that takes as long as their client likes; one for a call is kept where the
+policy says so. Of a connection two are kept at most: as long as a call is under way nothing is read, and what is read
+after it begins one more call with descriptors.
 """
 
 import errno
@@ -22,7 +23,7 @@ from jeepney.fds import FileDescriptor
 
 from . import fds, journal
 from .activation import Listener
-from .framing import FDS_MAX, ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_reply
+from .framing import ROOT, Bounds, ProtocolError, Reader, parse_call, serialise_reply
 from .limits import Limits
 from .loop import HANGUP, READ, WRITE, Future, Loop, Share, Timer
 from .messages import Call, Peer, Reply, Stream
@@ -31,6 +32,8 @@ P = ParamSpec("P")
 
 # Not in Python's socket module yet.
 SO_PEERPIDFD = 77
+# Whose a connection is of which there was no more to learn.
+UNKNOWN = -1
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Seconds until another try to accept after the process or the system ran out of something.
 ACCEPT_PAUSE = 0.2
@@ -190,7 +193,7 @@ class Server:
             self._welcome(client, peer_of(client, self._loop, listener.name))
             self._accepted = True
         except OSError as error:
-            client.close()
+            self.closer.hang_up(UNKNOWN, client)
             self._run_out(error)
 
     def _run_out(self, error: OSError) -> None:
@@ -205,10 +208,11 @@ class Server:
         """Raises OSError when there is no file descriptor for it."""
         if not self._has_room_for(peer.uid):
             journal.refusal(peer.uid, "Too many connections, refused one", MACHINE1_PEER_UID=peer.uid)
-            client.close()
+            self.closer.hang_up(peer.uid, client)
             peer.close()
             return
         client.setblocking(False)
+        fds.keep_out_of_band(client)
         user = self._users.get(peer.uid)
         try:
             if user is None:
@@ -351,18 +355,14 @@ class Connection:
         return self._call is not None or self._reply is not None or self._turn_due
 
     def _receive(self) -> None:
-        if self._server.accepts_fds and not self._server.closer.has_room_for(self.user.uid):
+        if not self._server.closer.has_room_for(self.user.uid):
             self._wait_for_room()
             return
         self._closing_pause = CLOSING_PAUSE
         received: list[FileDescriptor] = []
         lost = False
         try:
-            if self._server.accepts_fds:
-                # One too many is to be seen.
-                data, received, lost = fds.receive_few(self._socket, FDS_MAX + 1)
-            else:
-                data = self._socket.recv(fds.RECEIVE_SIZE)
+            data, received, lost = fds.receive_unclosed(self._socket)
         except BlockingIOError:
             if not self._gone:
                 return
@@ -370,9 +370,11 @@ class Connection:
             data = b""
         except OSError:
             data = b""
-        if lost:
+        if received and (lost or not self._server.accepts_fds):
             self._close_received(received)
-            raise ProtocolError("more file descriptors than a call takes, or than there is room for")
+            received = []
+        if lost and self._server.accepts_fds:
+            raise ProtocolError("file descriptors that could not be received")
         if data:
             self._reader.feed(data, received)
         else:
@@ -598,7 +600,7 @@ class Connection:
             return
         self._leave()
         self._closed = True
-        self._socket.close()
+        self._server.closer.hang_up(self.user.uid, self._socket)
         self._close_received(self._reader.take_all_fds())
         self._account()
         if self._call is None:

@@ -116,16 +116,18 @@ def test_lost_descriptors_are_an_error_and_the_others_are_closed(
     assert open_fds().keys() == before.keys()
 
 
-def test_few_are_received_and_more_show(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_as_many_are_received_as_one_message_can_have(pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
-    sent = [null(), null(), null()]
-    for number in (0, 1, 2, 3):
-        fds.send(here, b"x", sent[:number])
-        data, received, more = fds.receive_few(there, 2)
-        assert (data, len(received), more) == (b"x", min(number, 2), number > 2)
+    sent = null()
+    for number in (0, 1, 253):
+        fds.send(here, b"x", [sent] * number)
+        data, received, lost = fds.receive_unclosed(there)
+        assert (data, len(received), lost) == (b"x", number, False)
         assert not any(os.get_inheritable(fd.fileno()) for fd in received)
         fds.close(received)
-    fds.close(sent)
+    with pytest.raises(OSError, match="Invalid argument"):
+        fds.send(here, b"x", [sent] * 254)
+    sent.close()
 
 
 @pytest.mark.parametrize("with_descriptor", [False, True])
