@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 from jeepney import Header, HeaderFields, Message, MessageFlag, MessageType
 from jeepney.auth import BEGIN, Authenticator
 from jeepney.bus import get_bus
-from jeepney.bus_messages import message_bus
+from jeepney.bus_messages import MatchRule, message_bus
 from jeepney.fds import FileDescriptor
 from jeepney.low_level import Struct, calc_msg_size, parse_signature
 
@@ -516,6 +516,23 @@ class Bus:
         self._connections.discard(connection)
         if self._listener is not None:
             self._loop.call_soon(self._listener.broke)
+
+
+async def listen(bus: Bus, name: str, *signals: tuple[str, str]) -> None:
+    """Have the listener of a bus hear these signals (interface, member) of who has the name, and when another has it.
+
+    Raises what Bus.call raises.
+    """
+    rules = [
+        MatchRule(type="signal", sender=sender, interface=interface, member=member)
+        for sender, interface, member in (
+            (message_bus.bus_name, message_bus.interface, "NameOwnerChanged"),
+            *((name, *signal) for signal in signals),
+        )
+    ]
+    rules[0].add_arg_condition(0, name)
+    for rule in rules:
+        await bus.call(message_bus.AddMatch(rule), "")
 
 
 class _Patience:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from jeepney import DBusAddress, HeaderFields, Message, new_method_call
-from jeepney.bus_messages import MatchRule, message_bus
+from jeepney.bus_messages import message_bus
 
 from . import errors
-from .bus import DEADLINE, Answer, Bus, DBusError, Signal
+from .bus import DEADLINE, Answer, Bus, DBusError, Signal, listen
 from .limits import Limits
 from .loop import Future, Loop
 from .messages import Reply
@@ -30,18 +30,6 @@ REASON_MAX = 1024
 
 # Number, type, where it is from or goes to, name of the image, progress.
 Listed: TypeAlias = tuple[int, str, str, str, float]
-
-
-def _rules() -> list[MatchRule]:
-    owner = MatchRule(
-        type="signal", sender=message_bus.bus_name, interface=message_bus.interface, member="NameOwnerChanged"
-    )
-    owner.add_arg_condition(0, _MANAGER.bus_name)
-    told = [
-        MatchRule(type="signal", sender=_MANAGER.bus_name, interface=interface, member=member)
-        for interface, member in ((_MANAGER.interface, "TransferRemoved"), (_TRANSFER, "LogMessage"))
-    ]
-    return [owner, *told]
 
 
 def per_mille(progress: float) -> int | None:
@@ -85,18 +73,9 @@ class Importd:
             raise errors.TooManyOperations
         followed = Followed(self._loop, shown, lambda followed: self._followed.pop(followed, None))
         self._followed[followed] = user
-        begun = Future[Reply](self._loop)
-
-        async def begin() -> None:
-            try:
-                begun.resolve(await followed.begin(_message(member, signature, *arguments)))
-            except Exception as error:  # for who waits
-                begun.fail(error)
-
-        # In turns of the loop's own, as the signals are: in those of a user the end could come before the number.
-        self._loop.start(begin(), lambda _: None)
         try:
-            return await begun
+            # Apart, as signals are heard: in turns of a user's the end could come before the number.
+            return await self._loop.apart(followed.begin(_message(member, signature, *arguments)))
         except BaseException:
             followed.close()
             raise
@@ -142,8 +121,8 @@ class Followed:
         self._news = Future[None](loop)
 
     async def begin(self, message: Message) -> Reply:
-        for rule in _rules():
-            await self._bus.call(message_bus.AddMatch(rule), "")
+        signals = (_MANAGER.interface, "TransferRemoved"), (_TRANSFER, "LogMessage")
+        await listen(self._bus, _MANAGER.bus_name, *signals)
         answer = await _ask(self._bus, message, "uo")
         self._owner = answer.header.fields.get(HeaderFields.sender, "")
         self._number, self._path = answer.body()

@@ -153,6 +153,19 @@ class Loop:
         """
         _step(coroutine, finished, self.call_soon)
 
+    async def apart(self, coroutine: Coroutine[Future[Any], None, T]) -> T:
+        """What it comes to, made in turns of the loop's own and not in those of who waits for it."""
+        result = Future[T](self)
+
+        async def make() -> None:
+            try:
+                result.resolve(await coroutine)
+            except Exception as error:  # for who waits
+                result.fail(error)
+
+        self.start(make(), lambda _: None)
+        return await result
+
     def run(self) -> None:
         """Until `stop`."""
         self._running = True

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jeepney import DBusAddress, HeaderFields, new_method_call
-from jeepney.bus_messages import MatchRule, message_bus
+from jeepney.bus_messages import message_bus
 from jeepney.fds import FileDescriptor
 
 from . import errors
-from .bus import DEADLINE, MESSAGE_MAX, Bus, DBusError, Signal
+from .bus import DEADLINE, MESSAGE_MAX, Bus, DBusError, Signal, listen
 from .importd import Importd, Listed
 from .limits import Limits
 from .listed import Image, Images, Machine, Machines
@@ -138,23 +138,8 @@ class Signals:
 
     async def open(self) -> None:
         """From now on machined's signals come. Raises what Bus.call raises."""
-        owner = MatchRule(
-            type="signal", sender=message_bus.bus_name, interface=message_bus.interface, member="NameOwnerChanged"
-        )
-        owner.add_arg_condition(0, _MANAGER.bus_name)
-        rules = [owner]
-        for member in ("MachineNew", "MachineRemoved"):
-            rules.append(
-                MatchRule(
-                    type="signal",
-                    sender=_MANAGER.bus_name,
-                    interface=_MANAGER.interface,
-                    member=member,
-                    path=_MANAGER.object_path,
-                )
-            )
-        for rule in rules:
-            await self._bus.call(message_bus.AddMatch(rule), "")
+        signals = ((_MANAGER.interface, member) for member in ("MachineNew", "MachineRemoved"))
+        await listen(self._bus, _MANAGER.bus_name, *signals)
 
     async def machines(self) -> Machines:
         """What machined lists, after all the signals that it sent before. Raises what Bus.call raises."""

@@ -6,9 +6,9 @@ of every unit.
 """
 
 from jeepney import DBusAddress, HeaderFields, new_method_call
-from jeepney.bus_messages import MatchRule, message_bus
+from jeepney.bus_messages import message_bus
 
-from .bus import Bus, Signal
+from .bus import Bus, Signal, listen
 from .errors import Unavailable
 from .loop import Future, Loop
 
@@ -29,17 +29,8 @@ class Units:
         """
         if self._jobs is None or self._jobs.over:
             self._jobs = _Jobs(self._loop, *self._bounds)
-        started, result = self._jobs.start(unit, user, left), Future[str](self._loop)
-
-        async def start() -> None:
-            try:
-                result.resolve(await started)
-            except Exception as error:  # for who waits
-                result.fail(error)
-
-        # In turns of the loop's own, as signals are heard: in those of a user the end could come before the job's name.
-        self._loop.start(start(), lambda _: None)
-        return await result
+        # Apart, as signals are heard: in turns of a user's the end could come before the job's name.
+        return await self._loop.apart(self._jobs.start(unit, user, left))
 
     def close(self) -> None:
         if self._jobs is not None:
@@ -89,14 +80,7 @@ class _Jobs:
 
     async def _add_rules(self) -> None:
         # While who has queued a job is there, systemd sends JobRemoved also where nobody has called Subscribe().
-        for sender, interface, member in (
-            (SYSTEMD.bus_name, SYSTEMD.interface, "JobRemoved"),
-            (message_bus.bus_name, message_bus.interface, "NameOwnerChanged"),
-        ):
-            rule = MatchRule(type="signal", sender=sender, interface=interface, member=member)
-            if member == "NameOwnerChanged":
-                rule.add_arg_condition(0, SYSTEMD.bus_name)
-            await self._bus.call(message_bus.AddMatch(rule), "")
+        await listen(self._bus, SYSTEMD.bus_name, (SYSTEMD.interface, "JobRemoved"))
 
     async def _result(self, job: str, left: Future[None] | None) -> str:
         result = Future[str](self._loop)

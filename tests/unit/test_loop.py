@@ -784,6 +784,32 @@ def test_what_comes_after_a_wait_is_a_turn_of_its_own_share(shares: Shares, loop
     assert shares.run(5) == "aa"
 
 
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
+def test_what_is_done_apart_is_no_users_turn(loop: Loop, error: Exception | None) -> None:
+    """It goes on as soon as the loop does, though another thing of the share's comes first."""
+    share, log, future = Share(loop), list[str](), Future[str](loop)
+
+    async def inner() -> str:
+        value = await future
+        log.append("inner")
+        if error is not None:
+            raise error
+        return value
+
+    async def outer() -> None:
+        try:
+            log.append(await loop.apart(inner()))
+        except ZeroDivisionError:
+            log.append("failed")
+
+    share.start(outer(), nothing)
+    share.call_soon(lambda: log.append("share"))
+    future.resolve("value")
+    run(loop, 0.01)
+    assert log == ["inner", "share", "value" if error is None else "failed"]
+    share.close()
+
+
 def test_a_coroutine_of_a_share_runs_at_once_as_far_as_it_goes(shares: Shares) -> None:
     share, log = shares.share(), list[str]()
 

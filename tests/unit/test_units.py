@@ -122,7 +122,7 @@ def test_the_result_is_that_of_the_job(scene: Scene, result: str) -> None:
 def test_systemd_is_listened_to_before_it_is_asked_and_no_longer_than_somebody_waits(scene: Scene) -> None:
     task = scene.start()
     (bus,) = scene.buses
-    jobs, owner = bus.rules
+    owner, jobs = bus.rules
     assert f"interface='{SYSTEMD.interface}'" in jobs
     assert f"sender='{SYSTEMD.bus_name}'" in jobs
     assert "member='JobRemoved'" in jobs
