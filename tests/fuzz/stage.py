@@ -547,6 +547,10 @@ class Stage:
     def _check_nothing_left(self) -> None:
         demand(not self._complaints, *self._complaints)
         demand(self._loop.waiting() == 0, "timers are left", [timer.callback for timer in self._loop.timers])
+        # What a client left unread is closed with its connection in a thread.
+        end = time.monotonic() + 10
+        while not all(serving.closer.idle for serving in self._servers) and time.monotonic() < end:
+            time.sleep(0)
         if self.runs:
             fds = open_fds()
             demand(fds == self._fds, "open file descriptors", sorted(fds ^ self._fds))
