@@ -4,6 +4,7 @@
 import _thread
 import fcntl
 import os
+import signal
 import socket
 import struct
 import termios
@@ -28,6 +29,8 @@ _untaken: deque[FileDescriptor] = deque()
 
 # So many of one user may wait to be closed before what it sends is left unread.
 UNCLOSED_MAX = 8
+# Seconds that a connection of whose user so many wait already may take to be closed.
+HANGING_UP = 0.001
 
 
 _ROOM = fds_buf_size()
@@ -133,10 +136,13 @@ class Closer:
             connection.shutdown(socket.SHUT_RDWR)  # no more come
         except OSError:
             pass  # the client has hung up before
-        if _has_unread(connection):
+        if not _has_unread(connection):
+            connection.close()
+        elif self.has_room_for(user):
             self.close(user, [FileDescriptor(connection.detach())])
         else:
-            connection.close()
+            # Or each connection that its user makes and leaves would be one open file more.
+            _close_in_time(connection)
 
     def has_room_for(self, user: int) -> bool:
         """Whether more of this user's may come."""
@@ -160,6 +166,19 @@ class Closer:
                     del self._unclosed[user]
                     self._threads.discard(user)
                     return
+
+
+def _close_in_time(connection: socket.socket) -> None:
+    """What was sent and not received is no file of this process, so that no file system is asked to flush it; and
+    lingering ends with a signal. It comes again until it does, as it could come before close(2) is called.
+    """
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, HANGING_UP, HANGING_UP)
+    try:
+        connection.close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def _has_unread(connection: socket.socket) -> bool:

@@ -203,6 +203,28 @@ def test_a_user_of_whom_many_wait_has_no_room() -> None:
     assert closer.has_room_for(1000)
 
 
+def test_connections_of_a_user_without_room_are_closed_at_once_whatever_was_sent() -> None:
+    """Or each that it makes and leaves would be one more open file of the service, which only has so many."""
+    closer = fds.Closer()
+    there, slow = lingering()
+    closer.close(1000, [slow, *(null() for _ in range(fds.UNCLOSED_MAX - 1))])
+    before = open_fds()
+    begin = time.monotonic()
+    for _ in range(5):
+        peer, sent = lingering()
+        here, client = socket.socketpair()
+        socket.send_fds(client, [b"x"], [sent.fileno()])
+        sent.close()
+        client.close()
+        closer.hang_up(1000, here)
+        peer.close()
+    assert time.monotonic() - begin < LINGERING / 2
+    assert not closer.has_room_for(1000)
+    assert open_fds().items() <= before.items()
+    there.close()
+    assert eventually(lambda: closer.idle)
+
+
 def test_without_a_thread_descriptors_wait_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     closer = fds.Closer()
 
