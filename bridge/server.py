@@ -251,7 +251,19 @@ class Server:
         if not self._listeners:
             self._loop.call_soon(self.stop)
         elif self._idle_timeout and self._idle_timer is None:
-            self._idle_timer = self._loop.call_later(self._idle_timeout, self.stop)
+            self._idle_timer = self._loop.call_later(self._idle_timeout, self._be_idle)
+
+    def _be_idle(self) -> None:
+        """Stop, but not before all is closed that clients sent.
+
+        A file system that does not answer keeps the process from ending, even when it is killed, and as long as there
+        is one the service manager starts no other.
+        """
+        self._idle_timer = None
+        if self.closer.idle:
+            self.stop()
+        else:
+            self._expect_idleness()
 
     def _end_if_done(self) -> None:
         if not self._connections:

@@ -1865,6 +1865,18 @@ def test_a_client_that_comes_and_goes_begins_the_time_anew(tmp_path: Path) -> No
     stage.close()
 
 
+def test_a_server_that_could_not_end_goes_on(tmp_path: Path) -> None:
+    """A file system that does not answer keeps a process for ever, and from being followed by another."""
+    stage = Stage(tmp_path, idle_timeout=0.05)
+    there, slow = lingering()
+    stage.server.closer.close(USER, [slow])
+    stage.turn(0.3)
+    assert not stage.ended
+    assert stage.client().echo()
+    there.close()
+    stage.close()
+
+
 def test_without_a_time_the_server_waits_for_ever(stage: Stage) -> None:
     assert stage.loop._timers == []
     assert stage.client().echo()
