@@ -162,10 +162,16 @@ class Closer:
                 pass  # what a file system says when it cannot write: the descriptor is gone
             with self._lock:
                 self._unclosed[user].popleft()
-                if not self._unclosed[user]:
-                    del self._unclosed[user]
-                    self._threads.discard(user)
+                if self._unclosed[user]:
+                    continue
+                del self._unclosed[user]
+                self._threads.discard(user)
+                # Where there was no thread for another, who is not read from any more, nobody else would come for it.
+                following = next(iter(self._unclosed.keys() - self._threads), None)
+                if following is None:
                     return
+                user = following
+                self._threads.add(user)
 
 
 def _close_in_time(connection: socket.socket) -> None:

@@ -241,6 +241,24 @@ def test_without_a_thread_descriptors_wait_for_one(monkeypatch: pytest.MonkeyPat
     assert eventually(lambda: closer.idle)
 
 
+def test_a_thread_that_is_done_goes_on_with_those_of_a_user_who_got_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has no room is not read from, and so has nothing more closed that would have a thread started."""
+    closer = fds.Closer()
+    there, slow = lingering()
+    closer.close(1000, [slow])
+
+    def none_left(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("_thread.start_new_thread", none_left)
+        closer.close(1001, [null() for _ in range(fds.UNCLOSED_MAX)])
+        closer.close(1002, [null()])
+    assert not closer.has_room_for(1001)
+    there.close()
+    assert eventually(lambda: closer.idle)
+
+
 def test_a_descriptor_that_cannot_be_closed_well_keeps_none_from_being_closed() -> None:
     """Such as one whose file system has no room left for what was written."""
     closer = fds.Closer()
