@@ -113,7 +113,11 @@ def _file(machined: Machined, access: int) -> FileDescriptor:
         raise InvalidParameter("image_fd", "must be opened without O_APPEND, O_NONBLOCK, O_PATH and other flags")
     if flags & os.O_ACCMODE not in (access, os.O_RDWR):
         raise InvalidParameter("image_fd", f"must be open for {'reading' if access == os.O_RDONLY else 'writing'}")
-    mode = os.fstat(fd.fileno()).st_mode
+    try:
+        mode = os.fstat(fd.fileno()).st_mode
+    except OSError as error:
+        # Such as one in a file system in user space, which others than its user may not look at.
+        raise InvalidParameter("image_fd", f"must be of a file that others may use: {error.strerror}") from error
     if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
         raise InvalidParameter("image_fd", "must be of a regular file or a pipe")
     return fd

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -209,6 +210,22 @@ def test_a_socket_is_refused() -> None:
     error = failure(machined, "ImportTar", name="new", image_fd=0)
     assert isinstance(error, InvalidParameter)
     machined.fds[0].close()
+
+
+def test_a_file_that_others_may_not_look_at_is_refused(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of fuse(4) without allow_other."""
+    machined = Importd()
+    machined.fds = (opened(os.O_RDONLY),)
+
+    def fstat(_: int) -> os.stat_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fstat)
+        error = failure(machined, "ImportTar", name="new", image_fd=0)
+    assert isinstance(error, InvalidParameter)
+    assert "Permission denied" in str(error.parameters)
+    assert machined.begun == []
 
 
 # --- what importd says -----------------------------------------------------------------------------------------------
