@@ -20,6 +20,8 @@ _PORTS = {"http": 80, "https": 443}
 
 # What begins a glob: the scheme, written out, then the host.
 _GLOB = re.compile(r"(https?)://([^/]+)(/.*)")
+# What is written as in a URL, and stands for one of its characters in a glob: the host 1 for [::1].
+_ADDRESS = re.compile(r"\[[^\[\]]*:")
 
 
 def normalize(url: str) -> str:
@@ -89,6 +91,8 @@ def flaw(glob: str) -> str | None:
         return "has upper case in its host, which is compared in lower case"
     if "@" in host:
         return "has a user, which no URL may have"
+    if _ADDRESS.search(host):
+        return "has the characters of an IPv6 address as a set; [[] is the character: https://[[]2001:db8::1]/*"
     if host.endswith(f":{_PORTS[scheme]}"):
         return f"has the port {_PORTS[scheme]}, which is left out of URLs of {scheme}"
     if "#" in path:

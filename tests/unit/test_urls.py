@@ -108,9 +108,12 @@ def test_a_glob_is_held_against_what_it_names(glob: str, matched: list[str], oth
         ("https://a:443/*", "the port 443"),
         ("http://*:80/*", "the port 80"),
         ("https://a/b#*", "a fragment"),
+        ("https://[2001:db8::1]/*", "[[] is the character"),
+        ("http://[::1]:8000/*", "[[] is the character"),
+        ("http://[!:]/*", "[[] is the character"),
     ],
 )
-def test_a_glob_that_could_match_nothing_has_a_flaw(glob: str, what: str) -> None:
+def test_a_glob_that_could_match_nothing_or_another_host_has_a_flaw(glob: str, what: str) -> None:
     found = flaw(glob)
     assert found is not None
     assert what in found
