@@ -59,6 +59,12 @@ _POOL = frozenset({"SetPoolLimit", "CleanPool"})
 _TRANSFERS = frozenset({
     "ImportTar", "ImportRaw", "ExportTar", "ExportRaw", "PullTar", "PullRaw", "CancelTransfer",
 })  # fmt: skip
+# To systemd, what ends in these is no image of this name, but belongs to the one that is named before. In a directory
+# of versions (systemd.v(7)) or of layers that image is where a symbolic link leads, so who makes the archive makes what
+# is on the host an image. The others are files, which an import with `force` would replace by a directory.
+_OF_ANOTHER = (
+    ".v", ".mstack", ".raw", ".nspawn", ".roothash", ".roothash.p7s", ".usrhash", ".usrhash.p7s", ".verity"
+)  # fmt: skip
 # Of the service itself, for root and its own user: nothing for a sandbox whose user is 0.
 _SERVICE = frozenset(f"io.systemd.service.{method}" for method in ("Reload", "SetLogLevel", "GetEnvironment"))
 PRESETS = {"read-only": _READ_ONLY, "manage": _MANAGE, "all": _MANAGE | _FILES | _POOL | _TRANSFERS | _SERVICE}
@@ -373,6 +379,8 @@ class Policy:
             case "new":
                 if not self.shows_image(value):
                     _deny(f"{parameter} is no name that the policy allows for an image")
+                if value.endswith(_OF_ANOTHER):
+                    _deny(f"{parameter} ends in .{value.rpartition('.')[2]}, as what belongs to another image")
             case "user":
                 if not self.users.match(value):
                     _deny(f"{parameter} is no user that the policy allows")

@@ -246,6 +246,15 @@ def test_what_is_not_shown_is_not_there_and_stays(host: Host, name: str) -> None
     assert host.run(["stat", "--format=%s", f"{ARCHIVE}.out"]).stdout == "0\n"
 
 
+def test_an_archive_makes_no_image_of_the_host(host: Host, name: str) -> None:
+    """To systemd 256 and newer, what new-root.v/new-root_1 is a link to is the image new-root."""
+    make = f"mkdir {ARCHIVE}.d; ln -s / {ARCHIVE}.d/new-root_1; tar -C {ARCHIVE}.d -cf {ARCHIVE} .; rm -r {ARCHIVE}.d"
+    host.run(["sh", "-euc", make])
+    for image in ("new-root.v", "new-root.raw.v", "new-root.mstack"):
+        assert error(host, name, "ImportTar", {"name": image}, ARCHIVE) == (DENIED, {})
+    assert not {"new-root", "new-root.v", "new-root.mstack"} & images(host).keys()
+
+
 @pytest.mark.parametrize(
     ("file", "flags"),
     [

@@ -304,6 +304,20 @@ def test_an_image_that_is_not_shown_is_not_overwritten(method: str, parameters: 
     assert refusal(box, "ExportTar", name="db", image_fd=0) == "the policy shows no image of this name"
 
 
+@pytest.mark.parametrize("suffix", [".v", ".raw.v", ".mstack", ".raw", ".nspawn", ".roothash.p7s", ".verity"])
+@pytest.mark.parametrize("method", ["ImportTar", "ImportRaw", "PullTar", "PullRaw", "CloneImage", "RenameImage"])
+def test_what_systemd_takes_for_a_part_of_another_image_is_made_by_nobody(method: str, suffix: str) -> None:
+    """With build.v/build_1, a link to the root directory, that was the image `build`, ready to be exported."""
+    rest: dict[str, object] = {"name": "build"} if method in ("CloneImage", "RenameImage") else {}
+    rest |= {"image_fd": 0} if method.startswith("Import") else {}
+    rest |= {"url": "http://a/b"} if method.startswith("Pull") else {}
+    parameter = "dest" if "name" in rest else "name"
+    box = replace(PRESETS[2], machines=Globs.of(["*"]), images=Globs.of(["*"]))
+    for name in ("build", f"build{suffix}-1", "build" + suffix.replace(".", "")):
+        assert refusal(box, method, **{**rest, parameter: name}) == ""
+    assert " ends in ." in refusal(box, method, **{**rest, parameter: f"build{suffix}"})
+
+
 def test_images_are_pulled_from_where_the_policy_says() -> None:
     reason = "url is no URL that the policy allows to pull from"
     box = policy('methods = ["PullTar"]\nimages = ["*"]\npull = ["https://a.example/*", "http://*.b/[xy]/*.tar"]')
