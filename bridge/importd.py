@@ -196,9 +196,12 @@ class Followed:
             (found,) = await self._bus.call(_message("ListTransfers", ""), "a(usssdo)")
         except (DBusError, errors.VarlinkError):
             return self._progress
-        of_this = (per_mille(progress) for number, _, _, _, progress, _ in found if number == self._number)
-        known = next(of_this, None)
-        return self._progress if known is None else known
+        of_this = [per_mille(progress) for number, _, _, _, progress, _ in found if number == self._number]
+        if not of_this:
+            # importd says so before it takes one from the list, but the bus may drop a signal for who has many to read.
+            self._over(errors.Unavailable("the transfer is over, and what became of it was lost on the way"))
+            return self._progress
+        return self._progress if of_this[0] is None else of_this[0]
 
     def _state(self) -> dict[str, Any]:
         return {"transfer": self._number} | ({} if self._progress is None else {"progress": self._progress})

@@ -91,7 +91,7 @@ class Scene:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.buses: list[FakeBus] = []
-        self.progress: dict[int, float] = {}
+        self.progress: dict[int, float] = {5: -1.0}
         self.error: Exception | None = None
         self.shown = True
         self.too_old = False
@@ -198,6 +198,16 @@ def test_that_importd_is_started_for_it_is_no_end(scene: Scene) -> None:
     assert not following.done
     scene.says("TransferRemoved", 5, PATH, "done")
     assert following.result.parameters["done"]
+
+
+def test_a_transfer_that_is_not_listed_any_more_is_over(scene: Scene) -> None:
+    """Though nothing was heard of its end: the bus drops what is sent to who has too much to read."""
+    stream = scene.followed()
+    scene.progress = {4: 0.5}
+    error = scene.next(stream).error
+    assert isinstance(error, Unavailable)
+    assert "lost on the way" in error.parameters["reason"]
+    assert scene.bus.closed
 
 
 def test_each_change_of_the_progress_is_told_and_then_the_end(scene: Scene) -> None:
