@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from jeepney import DBusAddress, HeaderFields, Message, new_method_call
-from jeepney.bus_messages import message_bus
+from jeepney.bus_messages import MatchRule, message_bus
 
 from . import errors
 from .bus import DEADLINE, Answer, Bus, DBusError, Signal, listen
@@ -30,6 +30,11 @@ REASON_MAX = 1024
 
 # Number, type, where it is from or goes to, name of the image, progress.
 Listed: TypeAlias = tuple[int, str, str, str, float]
+
+
+def _lines(path: str | None = None) -> MatchRule:
+    """What is said of the transfer that has this path; of each, without one: as `listen` has it."""
+    return MatchRule(type="signal", sender=_MANAGER.bus_name, interface=_TRANSFER, member="LogMessage", path=path)
 
 
 def per_mille(progress: float) -> int | None:
@@ -126,6 +131,11 @@ class Followed:
         answer = await _ask(self._bus, message, "uo")
         self._owner = answer.header.fields.get(HeaderFields.sender, "")
         self._number, self._path = answer.body()
+        try:
+            await self._bus.call(message_bus.AddMatch(_lines(self._path)), "")
+            await self._bus.call(message_bus.RemoveMatch(_lines()), "")
+        except (DBusError, errors.VarlinkError):
+            pass  # all that is said goes on to come, or `broke` tells
         return Reply({"transfer": self._number}, stream=self)
 
     async def next(self) -> Reply:

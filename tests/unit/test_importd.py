@@ -58,6 +58,11 @@ class FakeBus:
         if member == "AddMatch":
             self.rules.append(message.body[0])
             return ()
+        if member == "RemoveMatch":
+            if self._scene.keeps_rules:
+                raise DBusError("org.freedesktop.DBus.Error.AccessDenied", "Rejected send message")
+            self.rules.remove(message.body[0])
+            return ()
         if member == "ListTransfersEx":
             assert (message.body, reply, user) == (("machine", 0), "a(ussssdo)", 1000)
             if self._scene.too_old:
@@ -95,6 +100,7 @@ class Scene:
         self.error: Exception | None = None
         self.shown = True
         self.too_old = False
+        self.keeps_rules = False
         self.importd: Importd
 
     def connect(self, loop: Loop, *_: int, listener: Listener | None = None) -> FakeBus:
@@ -168,6 +174,18 @@ def test_signals_are_listened_to_before_the_transfer_begins(scene: Scene) -> Non
     assert "member='TransferRemoved'" in removed
     assert "member='LogMessage'" in logged
     assert scene.bus.asked == [("ExportTar", ("a", "b"))]
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_is_said_of_other_transfers_is_not_heard_for_long(scene: Scene, keeps: bool) -> None:
+    """An archive may make that tens of thousands of lines a second, for each that is followed."""
+    scene.keeps_rules = keeps
+    stream = scene.followed()
+    about = [rule for rule in scene.bus.rules if "member='LogMessage'" in rule]
+    assert [rule for rule in about if f"path='{PATH}'" in rule]
+    assert len(about) == (2 if keeps else 1)
+    scene.says("TransferRemoved", 5, PATH, "done")
+    assert scene.next(stream).result.parameters["done"]
 
 
 def test_a_transfer_that_ends_as_it_begins_is_not_missed(scene: Scene) -> None:

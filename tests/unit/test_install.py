@@ -459,6 +459,7 @@ def test_bus_policy_lets_through_what_the_service_calls_and_nothing_else() -> No
         [
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "Hello"),
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "AddMatch"),
+            ("org.freedesktop.DBus", "org.freedesktop.DBus", "RemoveMatch"),
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "GetNameOwner"),
             ("org.freedesktop.DBus", "org.freedesktop.DBus", "GetConnectionUnixProcessID"),
             (machine1, "org.freedesktop.DBus.Properties", "GetAll"),
