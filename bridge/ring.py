@@ -6,8 +6,8 @@ overwritten, it has missed. A position can be given away as a cursor: it says no
 it since the epoch began, and each epoch has a name that is drawn at random.
 """
 
+import os
 import re
-import secrets
 from collections import deque
 from typing import Generic, TypeVar
 
@@ -28,7 +28,7 @@ class Ring(Generic[T]):
 
     def renew(self) -> None:
         """Another epoch begins: no cursor from before can be resumed."""
-        self.epoch = secrets.token_hex(8)
+        self.epoch = os.urandom(8).hex()
         self._changes.clear()
         self.end = 0
         self.broken = 0
