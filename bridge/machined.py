@@ -256,6 +256,10 @@ class Machined:
         """What machined lists now. Many may share it. Raises what Bus.call raises."""
         return await self._images.answer()
 
+    async def image(self, name: str) -> Image | None:
+        """The one of this name that machined lists now. Raises what Bus.call raises."""
+        return next((entry for entry in await self.images() if entry[0] == name), None)
+
     async def call(
         self, member: str, signature: str, *arguments: object, reply: str = "", deadline: float | None = DEADLINE
     ) -> tuple[Any, ...]:

@@ -113,7 +113,7 @@ async def reboot_machine(machined: Machined, parameters: Parameters) -> Reply:
 async def start_machine(machined: Machined, parameters: Parameters) -> Reply:
     """machinectl(1) escapes nothing in the unit's name either: the template has %i, and a host name needs it not."""
     name = _not_the_host(parameters["name"])
-    if all(entry[0] != name for entry in await machined.images()):
+    if await machined.image(name) is None:
         raise NoSuchImage(name)
     result = await machined.start_unit(f"systemd-nspawn@{name}.service")
     if result != "done":

@@ -80,10 +80,10 @@ async def _import(machined: Machined, member: str, parameters: Parameters) -> Re
 async def _export(machined: Machined, member: str, types: tuple[str, ...], parameters: Parameters) -> Reply:
     fd = _file(machined, os.O_WRONLY)
     name = parameters["name"]
-    image_type = next((entry[1] for entry in await machined.images() if entry[0] == name), None)
-    if image_type is None:
+    image = await machined.image(name)
+    if image is None:
         raise NoSuchImage(name)
-    if image_type not in types:
+    if image[1] not in types:
         raise InvalidParameter("name", f"must be an image of the type {' or '.join(types)} for this method")
     return await _begin(machined, parameters, member, "shs", name, fd, parameters.get("format", "uncompressed"))
 
@@ -97,7 +97,7 @@ async def _pull(machined: Machined, member: str, parameters: Parameters) -> Repl
 async def _may_be_named(machined: Machined, parameters: Parameters) -> bool:
     """Whether an image that has the name is replaced. importd would only log that it is not."""
     name, force = parameters["name"], parameters.get("force", False)
-    if not force and any(entry[0] == name for entry in await machined.images()):
+    if not force and await machined.image(name) is not None:
         raise NameTaken(name)
     return bool(force)
 

@@ -68,7 +68,8 @@ class _Jobs:
         if self._listening is None or (self._listening.done and self._listening_on is not self._bus.connection):
             listening = self._listening = Future[None](self._loop)
             try:
-                await self._add_rules()
+                # While who has queued a job is there, systemd sends JobRemoved also where nobody called Subscribe().
+                await listen(self._bus, SYSTEMD.bus_name, (SYSTEMD.interface, "JobRemoved"))
             except Exception as error:
                 self._listening = None
                 listening.fail(error)
@@ -77,10 +78,6 @@ class _Jobs:
             listening.resolve(None)
         else:
             await self._listening
-
-    async def _add_rules(self) -> None:
-        # While who has queued a job is there, systemd sends JobRemoved also where nobody has called Subscribe().
-        await listen(self._bus, SYSTEMD.bus_name, (SYSTEMD.interface, "JobRemoved"))
 
     async def _result(self, job: str, left: Future[None] | None) -> str:
         result = Future[str](self._loop)
