@@ -4,6 +4,10 @@
 The service is the installed, hardened one; the client is client.c for all ways. The ways take turns in blocks of calls,
 since a program that makes calls makes several, and so that a noisy machine is noisy for all of them: ratios between
 blocks of one turn are what counts. The table is for the terminal; everything is in build/bench.json.
+
+A read takes some µs, and to wake a process on another processor takes as long again: how long a call is depends on who
+is where. The kernel, left alone, has it now this way and now that, perhaps for all of a run. So reads are measured both
+ways: client and service on one processor, and each on one of its own (`apart`).
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +60,11 @@ class Bench:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.figures: dict[str, dict[str, float]] = {}
-        self.blocks: dict[tuple[str, int], Blocks] = {}
+        self.blocks: dict[tuple[str, int, bool], Blocks] = {}  # by way, machines, and whether `apart`
         self.ratios: dict[str, tuple[Ratio, float | None]] = {}
         self.profiles: dict[str, dict[str, float]] = {}
         self.missing: list[str] = []
+        self._processor: int | None = None  # the client's
         subprocess.run(["make", "--silent", "build/bench-client"], cwd=REPOSITORY, check=True)
         shutil.copy(REPOSITORY / "build" / "bench-client", f"{host.path}{CLIENT}")
         host.install()
@@ -70,12 +76,31 @@ class Bench:
     def client(self, mode: str, *numbers: int, by: Sequence[Way], timeout: float = 120) -> dict[str, Blocks]:
         """Microseconds, by way and block."""
         command = [CLIENT, mode, *map(str, numbers)]
+        if self._processor is not None:
+            command = ["taskset", "--cpu-list", str(self._processor), *command]
         output = self.host.run(command, stdin="".join(way.line for way in by), timeout=timeout).stdout
         blocks: dict[str, Blocks] = {way.name: [] for way in by}
         for line in output.splitlines():
             name, *times = line.split()
             blocks[name].append([int(nanoseconds) / 1000 for nanoseconds in times])
         return blocks
+
+    @contextmanager
+    def placed(self, *, apart: bool) -> Iterator[None]:
+        """Those who answer on the first processor, the client there or on the next one."""
+        processors = sorted(os.sched_getaffinity(0))
+        self._place(str(processors[0]))
+        self._processor = processors[apart]
+        try:
+            yield
+        finally:
+            self._processor = None
+            self._place(",".join(map(str, processors)))
+
+    def _place(self, processors: str) -> None:
+        for pid in self._of_units("MainPID").values():
+            if pid:
+                self.host.run(["taskset", "--all-tasks", "--cpu-list", "--pid", processors, str(pid)])
 
     def there(self, by: Sequence[Way]) -> list[Way]:
         """Those of the ways that this version has; each has been gone once then."""
@@ -95,21 +120,29 @@ class Bench:
         if what not in self.missing:
             self.missing.append(what)
 
-    def calls(self, blocks: int, calls: int, by: Sequence[Way], machines: int = 2) -> None:
-        by = self.there(by)
+    def calls(self, blocks: int, calls: int, by: Sequence[Way], machines: int = 2, *, apart: bool = False) -> None:
         for name, measured in self.client("calls", blocks, calls, by=by).items():
-            self.blocks[name, machines] = measured
-            label = name if machines == 2 else f"{name} {machines}"
+            self.blocks[name, machines, apart] = measured
+            label = name + (f" {machines}" if machines != 2 else "") + (", apart" if apart else "")
             self.figures[label] = as_json(Latency.of(measured))
 
     def reads(self, blocks: int, calls: int, machines: int = 2) -> None:
         if machines == 2:
             time.sleep(SETTLING)
-            self.calls(blocks, calls, [*ways.READS, ways.GET_INFO, ways.ECHO])
+            by = self.there([*ways.READS, ways.GET_INFO, ways.ECHO])
+            with self.placed(apart=False):
+                self.calls(blocks, calls, by)
+            if len(os.sched_getaffinity(0)) == 1:
+                self._miss("a processor of its own for the client")
+                return
+            with self.placed(apart=True):
+                self.calls(blocks, calls, by, apart=True)
             return
         with many_machines(self.host, machines - 2):
             time.sleep(SETTLING)
-            self.calls(blocks, calls, ways.READS, machines)
+            by = self.there(ways.READS)
+            with self.placed(apart=False):
+                self.calls(blocks, calls, by, machines)
 
     def profile(self, calls: int, by: Sequence[Way]) -> None:
         """Where the time of a call goes: µs of a processor, by who used them."""
@@ -121,7 +154,11 @@ class Bench:
 
     def _used(self) -> dict[str, int]:
         """Nanoseconds of processors that units have used."""
-        show = ["systemctl", "show", "--property=CPUUsageNSec", "--value"]
+        return self._of_units("CPUUsageNSec")
+
+    def _of_units(self, number: str) -> dict[str, int]:
+        """This property of each; 0 where there is none."""
+        show = ["systemctl", "show", f"--property={number}", "--value"]
         lines = self.host.run([*show, *(f"{unit}.service" for unit in UNITS.values())]).stdout.split()
         return {name: int(line) if line.isdigit() else 0 for name, line in zip(UNITS, lines, strict=True)}
 
@@ -145,15 +182,15 @@ class Bench:
 
     def compare(self, target: Target) -> Ratio | None:
         """None where this version has nothing to compare with."""
-        work = self.blocks.get((target.work, target.machines))
-        beside = self.blocks.get((target.beside, target.beside_machines))
+        work = self.blocks.get((target.work, target.machines, target.apart))
+        beside = self.blocks.get((target.beside, target.beside_machines, target.apart))
         return Ratio.between(work, beside) if work and beside else None
 
     def slow(self) -> list[str]:
         """What costs more than it can by chance, see Target.guard; of what was measured."""
         compared = [(target, self.compare(target)) for target in ways.RATIOS if target.guard is not None]
         return [
-            f"{target.work} / {target.beside}: {ratio}, at most {target.guard}"
+            f"{target.work} / {target.beside}{_where(target)}: {ratio}, at most {target.guard}"
             for target, ratio in compared
             if ratio is not None and target.guard is not None and ratio.median > target.guard
         ]
@@ -263,12 +300,14 @@ def measure(suite: str, machines: Sequence[int] = MACHINES) -> Bench:
     with Host.boot(suite, f"bench-{suite}-{os.getpid()}") as host:
         bench = Bench(host)
         bench.reads(60, 25)
-        bench.calls(40, 10, ways.IMAGES)
-        bench.calls(40, 10, [*ways.KILLS, ways.KILLS[-1].by(bench.service_uid)])
-        bench.calls(12, 5, [*ways.SHELLS, ways.SHELLS[-1].by(bench.service_uid)])
+        bench.calls(40, 10, bench.there(ways.IMAGES))
+        bench.calls(40, 10, bench.there([*ways.KILLS, ways.KILLS[-1].by(bench.service_uid)]))
+        bench.calls(12, 5, bench.there([*ways.SHELLS, ways.SHELLS[-1].by(bench.service_uid)]))
         for number in machines[1:]:
             bench.reads(60, 25, number)
-        bench.profile(300, [ways.GET_MACHINE, *ways.IMAGES[:2], *ways.KILLS, ways.KILLS[-1].by(bench.service_uid)])
+        with bench.placed(apart=False):
+            bench.profile(3000, [ways.GET_MACHINE, ways.LIST_BY_NAME])
+        bench.profile(300, [*ways.IMAGES[:2], *ways.KILLS, ways.KILLS[-1].by(bench.service_uid)])
         bench.profile(30, ways.SHELLS)
         bench.flood(11, 4000)
         bench.quiet(5, 1000)
@@ -280,8 +319,13 @@ def measure(suite: str, machines: Sequence[int] = MACHINES) -> Bench:
             if ratio is not None:
                 with_machines = "" if target.machines == 2 else f", {target.machines} machines"
                 beside = "the same with 2" if target.beside == target.work else target.beside
-                bench.ratios[f"{target.work} / {beside}{with_machines}"] = (ratio, target.at_most)
+                label = f"{target.work} / {beside}{with_machines}{_where(target)}"
+                bench.ratios[label] = (ratio, target.at_most)
         return bench
+
+
+def _where(target: Target) -> str:
+    return ", apart" if target.apart else ""
 
 
 def as_table(version: int, bench: Bench) -> str:
@@ -331,7 +375,7 @@ def main() -> None:
 
 def _picture(version: int, bench: Bench) -> str:
     lines = {
-        way.name: [(number, Latency.of(bench.blocks[way.name, number]).median) for number in MACHINES]
+        way.name: [(number, Latency.of(bench.blocks[way.name, number, False]).median) for number in MACHINES]
         for way in ways.READS
     }
     return draw(f"Median latency of a read, systemd {version}", lines)
