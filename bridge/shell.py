@@ -34,6 +34,9 @@ ESCAPE, ESCAPES, ESCAPE_SECONDS = b"\x1d", 3, 1.0
 # machine can make a terminal type (what it answers to who asks what it is), and not read it.
 TYPED_MAX = 1024 * 1024
 END_OF_FILE = b"\x04"
+# A program that begins to read key by key, as a shell does for its first prompt, loses an end that came before. So one
+# is typed again, after so many seconds, twice as many, up to the second number: a file, too, stays at its end.
+AGAIN_SECONDS, AGAIN_SECONDS_MAX = 0.1, 10.0
 # What would leave the terminal raw.
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 # The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that: looks
@@ -197,6 +200,8 @@ class Session:
     _said: bytes = b""
     _begin: float = 0.0
     _input: bool = True  # more may be typed
+    _again: float = 0.0  # when the end of what is typed is typed next
+    _pause: float = AGAIN_SECONDS  # after which it is typed once more
     _started: bool = False  # the program can be typed to
     _ended: bool = False  # the program has
     _at_start_of_line: bool = True
@@ -230,7 +235,7 @@ class Session:
             poll.register(OUTPUT, select.POLLOUT)
         if self._has_started() and self._input and (self.terminal.is_there or not self._typed):
             poll.register(INPUT, select.POLLIN)
-        ready = dict(poll.poll(None if self._started else LOOK_SECONDS * 1000))
+        ready = dict(poll.poll(self._patience()))
         if changed in ready:
             os.read(changed, SIZE)
             self.terminal.give_size_to(self.pty)
@@ -243,7 +248,15 @@ class Session:
             self._typed = self._typed[os.write(self.pty, self._typed[:PIECE]) :]
         if INPUT in ready:
             return self._type(os.read(INPUT, SIZE))
+        if not self._input and not self._typed and time.monotonic() >= self._again:
+            self._end_input()
         return True
+
+    def _patience(self) -> float | None:
+        """Milliseconds until there is something to do anyway."""
+        if not self._started:
+            return LOOK_SECONDS * 1000
+        return None if self._input or self._typed else max(0.0, self._again - time.monotonic()) * 1000
 
     def _has_started(self) -> bool:
         """Whether the terminal is that of a session, though it be one in a PID namespace that is not seen from here."""
@@ -272,12 +285,18 @@ class Session:
         """False for who leaves."""
         if not data:
             self._input = False
-            # In the middle of a line the first one ends only that.
-            self._typed = END_OF_FILE if self._at_start_of_line else END_OF_FILE * 2
+            if not self._at_start_of_line:
+                self._typed += END_OF_FILE  # ends only that line
+            self._end_input()
             return not self.terminal.is_there
         self._at_start_of_line = data.endswith(b"\n")
         self._typed = (self._typed + data)[:TYPED_MAX]
         return not (self.terminal.is_there and self._escaped(data))
+
+    def _end_input(self) -> None:
+        self._typed += END_OF_FILE
+        self._again = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, AGAIN_SECONDS_MAX)
 
     def _escaped(self, data: bytes) -> bool:
         now = time.monotonic()

@@ -74,6 +74,12 @@ def test_input_is_that_of_the_command(client: Host) -> None:
     assert done.stdout.split()[-1] == "3"
 
 
+@pytest.mark.parametrize("script", ["", "echo $((6*7))\n"])
+def test_the_end_of_input_ends_a_shell_that_asks_for_commands(client: Host, script: str) -> None:
+    done = client.run([SHELL, GUEST], stdin=script, timeout=20)
+    assert ("\n42\n" in done.stdout) == bool(script)
+
+
 def test_what_is_wrong_is_one_line(client: Host) -> None:
     done = client.run([SHELL, "nope"], check=False)
     assert (done.returncode, done.stderr) == (1, "machine1-shell: NoSuchMachine: nope\n")

@@ -44,6 +44,12 @@ def test_input_is_that_of_the_command(host: Host) -> None:
     assert done.stdout.split()[-1] == "3"
 
 
+@pytest.mark.parametrize("script", ["", "echo $((6*7))\n"])
+def test_the_end_of_input_ends_a_shell_that_asks_for_commands(host: Host, script: str) -> None:
+    done = host.run([BRIDGE, "shell", GUEST], stdin=script, timeout=20)
+    assert ("\n42\n" in done.stdout) == bool(script)
+
+
 def test_what_is_wrong_is_one_line(host: Host) -> None:
     done = host.run([BRIDGE, "shell", "nope"], check=False)
     assert (done.returncode, done.stderr) == (1, "machine1-bridge: NoSuchMachine: nope\n")

@@ -288,6 +288,20 @@ def test_without_a_terminal_input_is_that_of_the_command_and_ends_it(service: Se
     assert service.programs_end() == [0]
 
 
+def test_an_end_of_input_that_a_program_has_thrown_away_comes_again(service: Service) -> None:
+    """As a shell does that asks for commands: the terminal becomes another one, and what waits there is lost."""
+    program = """
+import os, time, tty
+time.sleep(0.5)
+tty.setraw(0)
+while (key := os.read(0, 1)) != b"\\4":
+    print(key)
+"""
+    done = run(service, "web", sys.executable, "-c", program)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert service.programs_end() == [0]
+
+
 def test_much_output_comes_whole(service: Service) -> None:
     done = run(service, "web", "/usr/bin/seq", "200000")
     assert done.stdout.split() == [str(number).encode() for number in range(1, 200_001)]

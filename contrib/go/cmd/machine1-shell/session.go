@@ -24,7 +24,12 @@ const (
 	escape       = 0x1d
 	escapes      = 3
 	escapePeriod = time.Second
-	endOfFile    = "\x04"
+	endOfFile    = 0x04
+
+	// A program that begins to read key by key, as a shell does for its first prompt, loses an end that came before. So
+	// the end is typed again, after so long, twice as long, up to the second: a file, too, stays at its end.
+	againAfter    = 100 * time.Millisecond
+	againAfterMax = 10 * time.Second
 
 	// Bytes from a terminal that may wait for a machine that does not read. More are lost, for who types has to be heard:
 	// a machine can make a terminal type (what it answers to who asks what it is), and not read it.
@@ -67,14 +72,16 @@ type session struct {
 	began        time.Time
 	typed, said  []byte
 	inputEnded   bool
-	started      bool // the program can be typed to
-	ended        bool // the program has
-	inLine       bool // in the middle of one
+	again        time.Time     // when the end of what is typed is typed next
+	pause        time.Duration // after which it is typed once more
+	started      bool          // the program can be typed to
+	ended        bool          // the program has
+	inLine       bool          // in the middle of one
 	escapesTyped []time.Time
 }
 
 func newSession(terminal *iomachine1.Terminal, console *console) (*session, error) {
-	s := &session{console: console, pty: int(terminal.File.Fd()), began: time.Now()}
+	s := &session{console: console, pty: int(terminal.File.Fd()), began: time.Now(), pause: againAfter}
 	if err := unix.SetNonblock(s.pty, true); err != nil { // Fd may have made it block
 		return nil, os.NewSyscallError("fcntl", err)
 	}
@@ -126,18 +133,14 @@ func (s *session) step() (over bool, err error) {
 	if len(s.typed) > 0 {
 		events |= unix.POLLOUT
 	}
-	wait := -1
 	input := s.hasStarted() && !s.inputEnded && (s.console.isTerminal() || len(s.typed) == 0)
-	if !s.started {
-		wait = int(lookEvery.Milliseconds())
-	}
 	fds := []unix.PollFd{
 		{Fd: int32(s.changed[0]), Events: unix.POLLIN},
 		pollIf(events != 0, s.pty, events),
 		pollIf(len(s.said) > 0, s.console.output, unix.POLLOUT),
 		pollIf(input, s.console.input, unix.POLLIN),
 	}
-	if _, err := unix.Poll(fds, wait); errors.Is(err, unix.EINTR) {
+	if _, err := unix.Poll(fds, s.patience()); errors.Is(err, unix.EINTR) {
 		return false, nil
 	} else if err != nil {
 		return true, os.NewSyscallError("poll", err)
@@ -168,7 +171,21 @@ func (s *session) step() (over bool, err error) {
 	if typing != 0 {
 		return s.read()
 	}
+	if s.inputEnded && len(s.typed) == 0 && !time.Now().Before(s.again) {
+		s.endInput()
+	}
 	return false, nil
+}
+
+// patience is the number of milliseconds until there is something to do anyway, -1 if there is nothing.
+func (s *session) patience() int {
+	switch {
+	case !s.started:
+		return int(lookEvery.Milliseconds())
+	case !s.inputEnded || len(s.typed) > 0:
+		return -1
+	}
+	return int(max(0, time.Until(s.again)).Milliseconds()) + 1
 }
 
 // pollIf is what poll(2) is asked about a file, or what it passes over.
@@ -227,16 +244,22 @@ func (s *session) read() (over bool, err error) {
 		return true, fmt.Errorf("standard input: %w", err)
 	case n == 0:
 		s.inputEnded = true
-		s.typed = append(s.typed, endOfFile...)
-		if s.inLine { // the first one ends only the line
-			s.typed = append(s.typed, endOfFile...)
+		if s.inLine {
+			s.typed = append(s.typed, endOfFile) // ends only the line
 		}
+		s.endInput()
 		return s.console.isTerminal(), nil
 	}
 	s.typed = append(s.typed, data[:n]...)
 	s.typed = s.typed[:min(typedMax, len(s.typed))]
 	s.inLine = data[n-1] != '\n'
 	return s.console.isTerminal() && s.escaped(data[:n]), nil
+}
+
+func (s *session) endInput() {
+	s.typed = append(s.typed, endOfFile)
+	s.again = time.Now().Add(s.pause)
+	s.pause = min(2*s.pause, againAfterMax)
 }
 
 // escaped says whether who types has now pressed the key often enough.

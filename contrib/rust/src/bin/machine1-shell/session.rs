@@ -25,6 +25,10 @@ const ESCAPE_TIME: Duration = Duration::from_secs(1);
 const TYPED_MAX: usize = 1024 * 1024;
 const SIGPIPE: u8 = libc::SIGPIPE as u8;
 const END_OF_FILE: u8 = 0x04;
+/// A program that begins to read key by key, as a shell does for its first prompt, loses an end that came before. So the
+/// end is typed again, after so long, twice as long, up to the second: a file, too, stays at its end.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that: looks
 /// at whether it has one, so long apart, for so long at most.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
@@ -50,6 +54,10 @@ pub struct Session {
     begin: Instant,
     /// More may be typed.
     input: bool,
+    /// When the end of what is typed is typed next.
+    again: Instant,
+    /// After which it is typed once more.
+    pause: Duration,
     /// The program can be typed to.
     started: bool,
     /// The program has ended.
@@ -60,13 +68,16 @@ pub struct Session {
 
 impl Session {
     pub fn new(pty: OwnedFd, on_terminal: bool) -> Self {
+        let begin = Instant::now();
         Self {
             pty,
             on_terminal,
             typed: Vec::new(),
             said: Vec::new(),
-            begin: Instant::now(),
+            begin,
             input: true,
+            again: begin,
+            pause: AGAIN,
             started: false,
             ended: false,
             at_start_of_line: true,
@@ -109,7 +120,7 @@ impl Session {
         if hear {
             files.push(PollFd::from_borrowed_fd(input, PollFlags::IN));
         }
-        match poll(&mut files, (!started).then_some(&LOOK)) {
+        match poll(&mut files, self.patience(Instant::now()).as_ref()) {
             Err(Errno::INTR) => return Ok(true),
             result => result?,
         };
@@ -134,9 +145,24 @@ impl Session {
         if hear && !ready[ready.len() - 1].is_empty() {
             let mut data = vec![0; SIZE];
             let count = read(input, &mut data)?;
-            return Ok(self.type_(&data[..count]));
+            return Ok(self.type_(&data[..count], Instant::now()));
+        }
+        let now = Instant::now();
+        if !self.input && self.typed.is_empty() && now >= self.again {
+            self.end_input(now);
         }
         Ok(true)
+    }
+
+    /// How long it is until there is something to do anyway.
+    fn patience(&self, now: Instant) -> Option<Timespec> {
+        if !self.started {
+            return Some(LOOK);
+        }
+        let left = self.again.saturating_duration_since(now);
+        // Less than 10 s.
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        (!self.input && self.typed.is_empty()).then_some(left)
     }
 
     fn has_started(&mut self) -> bool {
@@ -159,17 +185,25 @@ impl Session {
     }
 
     /// False for who leaves.
-    fn type_(&mut self, data: &[u8]) -> bool {
+    fn type_(&mut self, data: &[u8], now: Instant) -> bool {
         if data.is_empty() {
             self.input = false;
-            // In the middle of a line the first one ends only that.
-            self.typed = vec![END_OF_FILE; if self.at_start_of_line { 1 } else { 2 }];
+            if !self.at_start_of_line {
+                self.typed.push(END_OF_FILE); // ends only that line
+            }
+            self.end_input(now);
             return !self.on_terminal;
         }
         self.at_start_of_line = data.ends_with(b"\n");
         self.typed.extend(data);
         self.typed.truncate(TYPED_MAX);
-        !(self.on_terminal && self.escaped(data, Instant::now()))
+        !(self.on_terminal && self.escaped(data, now))
+    }
+
+    fn end_input(&mut self, now: Instant) {
+        self.typed.push(END_OF_FILE);
+        self.again = now + self.pause;
+        self.pause = AGAIN_MAX.min(2 * self.pause);
     }
 
     fn escaped(&mut self, data: &[u8], now: Instant) -> bool {
@@ -238,23 +272,44 @@ mod tests {
     fn what_waits_for_a_machine_that_does_not_read_is_bounded() {
         let mut session = session();
         for _ in 0..2 * TYPED_MAX / SIZE {
-            assert!(session.type_(&[b'x'; SIZE]));
+            assert!(session.type_(&[b'x'; SIZE], Instant::now()));
         }
         assert_eq!(session.typed.len(), TYPED_MAX);
-        assert!(!session.type_(b"\x1d\x1d\x1d"));
+        assert!(!session.type_(b"\x1d\x1d\x1d", Instant::now()));
     }
 
     #[test]
     fn the_end_of_input_is_typed_twice_in_the_middle_of_a_line() {
         let mut session = session();
         session.on_terminal = false;
-        assert!(session.type_(b"one\ntwo"));
-        assert!(session.type_(b""));
+        let now = Instant::now();
+        assert!(session.type_(b"one\ntwo", now));
+        session.typed.clear();
+        assert!(session.type_(b"", now));
         assert_eq!(session.typed, b"\x04\x04");
         session.typed.clear();
-        assert!(session.type_(b"one\n"));
+        assert!(session.type_(b"one\n", now));
         session.typed.clear();
-        assert!(session.type_(b""));
+        assert!(session.type_(b"", now));
         assert_eq!(session.typed, b"\x04");
+    }
+
+    #[test]
+    fn the_end_of_input_is_typed_again_after_longer_and_longer() {
+        let mut session = session();
+        session.started = true;
+        assert!(session.patience(session.begin).is_none());
+        let mut now = session.begin;
+        let mut waits = Vec::new();
+        session.type_(b"", now);
+        for _ in 0..9 {
+            assert!(session.patience(now).is_none(), "as long as it is not typed");
+            session.typed.clear();
+            let wait = session.patience(now).unwrap();
+            waits.push(wait.tv_sec as u64 * 1000 + wait.tv_nsec as u64 / 1_000_000);
+            now = session.again;
+            session.end_input(now);
+        }
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000]);
     }
 }
