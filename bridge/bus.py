@@ -175,7 +175,8 @@ class _Connection:
         numbers = array("i")
         data = message.serialise(serial, numbers)
         descriptors = _duplicates(numbers)
-        future = self._pending[serial] = Future[Answer](self._loop)
+        future: Future[Answer] = Future(self._loop)
+        self._pending[serial] = future
         self._write(data, descriptors)
         return serial, future
 

@@ -34,6 +34,8 @@ HANGING_UP = 0.001
 
 
 _ROOM = fds_buf_size()
+# An int: `&` of the enumeration that it is of takes as long as a system call.
+_TRUNCATED = int(socket.MSG_CTRUNC)
 
 
 class FdsTruncated(OSError):
@@ -59,7 +61,8 @@ def receive_unclosed(connection: socket.socket) -> tuple[bytes, list[FileDescrip
     so it does in a recv(2), however long that takes.
     """
     data, ancillary, flags, _ = connection.recvmsg(RECEIVE_SIZE, _ROOM, socket.MSG_CMSG_CLOEXEC)
-    return data, FileDescriptor.from_ancdata(ancillary), bool(flags & socket.MSG_CTRUNC)
+    received = FileDescriptor.from_ancdata(ancillary) if ancillary else []
+    return data, received, bool(flags & _TRUNCATED)
 
 
 def keep_out_of_band(connection: socket.socket) -> None:

@@ -42,7 +42,7 @@ class Read(Generic[T]):
 
         Raises what Bus.call raises.
         """
-        answer = Future[T](self._loop)
+        answer: Future[T] = Future(self._loop)
         timer = self._loop.call_later(DEADLINE, lambda: answer.fail(Timeout()))
         self._waiting.append(answer)
         if self._under_way < UNDER_WAY_MAX:
