@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Make src/generated.rs from io.machine1.varlink: zlink-codegen, and what it cannot know.
 
-It knows nothing of file descriptors, lends strings that cannot be lent if they hold an escape, and takes an error of
-another interface for a reply, which of a method that returns nothing is success, but not an empty object. So its trait
-stays inside of the crate, with types that every error and every empty reply fits, and each of its methods gets one of
-`Client` around it.
+It knows nothing of file descriptors, calls GetMachineByPID by a name of Rust's, GetMachineByPid, lends strings that
+cannot be lent if they hold an escape, and takes an error of another interface for a reply, which of a method that
+returns nothing is success, but not an empty object. So its trait stays inside of the crate, with types that every error
+and every empty reply fits, and each of its methods gets one of `Client` around it.
 
 zlink-codegen has the version of zlink in Cargo.toml, and is kept in $XDG_CACHE_HOME/machine1-bridge/generators.
 """
@@ -40,6 +40,8 @@ METHOD = re.compile(
     r" -> zlink::Result<Result<(?P<output>.+), Machine1Error>>;\n"
 )
 ARGUMENT = re.compile(r"(?:#\[zlink\(.*?\)\] )?((?:r#)?\w+): (.+?)(?=, (?:#|(?:r#)?\w+: )|$)")
+ERRORS = re.compile(r"^pub enum Machine1Error {\n.*?^}\n", re.M | re.S)
+VARIANT = re.compile(r"^    (\w+)(?= {$|,$)", re.M)
 
 
 def codegen(varlink: Path = VARLINK) -> str:
@@ -55,8 +57,15 @@ def codegen(varlink: Path = VARLINK) -> str:
         return output.read_text()
 
 
-def derive(source: str) -> str:
-    """The module of the crate from what zlink-codegen wrote."""
+def derive(source: str, varlink: Path = VARLINK) -> str:
+    """The module of the crate from what zlink-codegen wrote of an interface."""
+    said = re.findall(r"^(?:method|error) (\w+)", varlink.read_text(), flags=re.M)
+    names = {name.lower(): name for name in said}
+
+    def renamed(found: re.Match[str]) -> str:
+        name = names[found[1].lower()]
+        return found[0] if found[1] == name else f'    #[zlink(rename = "{name}")]\n{found[0]}'
+
     source = source.replace("<'a>", "").replace("    #[serde(borrow)]\n", "").replace("&'a str", "String")
     source = source.replace("<'_>", "")
     # The words of the interface alone, not those of the generator and of the file.
@@ -71,10 +80,13 @@ def derive(source: str) -> str:
         docs, name, arguments, output = found.group("docs", "name", "arguments", "output")
         plain = ARGUMENT.findall(arguments)
         fds = output in with_fds
+        called = names[name.replace("_", "")]
+        attributes = [f'rename = "{called}"'] if called != name.title().replace("_", "") else []
+        attributes += ["return_fds"] if fds else []
         nothing = output == "()"
         result = f"Result<{'Nothing' if nothing else output}, AnyError>"
         trait.append(
-            ("    #[zlink(return_fds)]\n" if fds else "")
+            (f"    #[zlink({', '.join(attributes)})]\n" if attributes else "")
             + f"    async fn {name}(&mut self{arguments}) -> zlink::Result<"
             + (f"({result}, {FDS})" if fds else result)
             + ">;\n"
@@ -104,6 +116,7 @@ def derive(source: str) -> str:
             "/// The methods of the interface.\nimpl Client {\n" + "\n".join(client) + "}\n"
         )
 
+    source = ERRORS.sub(lambda found: VARIANT.sub(renamed, found[0]), source)
     source, count = TRAIT.subn(client_of, source)
     if count != 1:
         raise SystemExit("zlink-codegen wrote no trait that is understood here")

@@ -30,10 +30,11 @@ pub(crate) trait Machine1 {
     async fn open_machine_shell(&mut self, name: &str, user: Option<&str>, path: Option<&str>, args: Option<&[&str]>, env: Option<&[&str]>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineShellOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
     async fn copy_from_machine(&mut self, name: &str, src: &str, dest: Option<&str>, replace: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn copy_to_machine(&mut self, name: &str, src: &str, dest: Option<&str>, replace: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    #[zlink(rename = "GetMachineByPID")]
     async fn get_machine_by_pid(&mut self, pid: i64, details: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<GetMachineByPidOutput, AnyError>>;
     #[zlink(return_fds)]
     async fn open_machine_login(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineLoginOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
-    #[zlink(return_fds)]
+    #[zlink(rename = "OpenMachinePTY", return_fds)]
     async fn open_machine_pty(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachinePtyOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
     #[zlink(return_fds)]
     async fn open_machine_root_directory(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineRootDirectoryOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
@@ -924,6 +925,7 @@ pub enum Machine1Error {
         name: String,
     },
     /// No machine has this process, or there is no such process.
+    #[zlink(rename = "NoMachineForPID")]
     NoMachineForPid {
         /// The PID that was asked for.
         pid: i64,

@@ -78,6 +78,8 @@ async fn calls_are_those_of_the_interface() {
         answer(json!({})),
         answer(json!({"parameters": null})),
         answer(json!({"parameters": {"allowed": false, "reason": "a \"quoted\" reason"}})),
+        answer(json!({"parameters": {"machine": machine}})),
+        answer(json!({"parameters": {"pty_fd": 0, "pty_path": ""}})),
     ]);
     let machines = client.list_machines(Some(true), None, None, None, None).await.unwrap().machines;
     assert_eq!((machines[0].name.as_str(), &machines[0].class), ("web", &None));
@@ -85,6 +87,8 @@ async fn calls_are_those_of_the_interface() {
     client.kill_machine("web", Some("leader"), Some(37), None).await.unwrap();
     client.remove_image("web", None).await.unwrap();
     assert_eq!(client.check("KillMachine", None).await.unwrap().reason, "a \"quoted\" reason");
+    assert_eq!(client.get_machine_by_pid(37, None, None).await.unwrap().machine.name, "web");
+    client.open_machine_pty("web", None).await.unwrap();
     assert_eq!(
         service.join().unwrap(),
         [
@@ -95,6 +99,8 @@ async fn calls_are_those_of_the_interface() {
                    "parameters": {"name": "web", "who": "leader", "signal": 37}}),
             json!({"method": "io.machine1.RemoveImage", "parameters": {"name": "web"}}),
             json!({"method": "io.machine1.Check", "parameters": {"method": "KillMachine"}}),
+            json!({"method": "io.machine1.GetMachineByPID", "parameters": {"pid": 37}}),
+            json!({"method": "io.machine1.OpenMachinePTY", "parameters": {"name": "web"}}),
         ]
     );
 }
@@ -174,6 +180,7 @@ async fn each_error_of_the_interface_is_its_own() {
     let (name, reason) = (|| "web".to_owned(), || "why not".to_owned());
     for (expected, parameters, words) in [
         (E::NoSuchMachine { name: name() }, json!({"name": "web"}), "NoSuchMachine: web"),
+        (E::NoMachineForPid { pid: 37 }, json!({"pid": 37}), "NoMachineForPID: 37"),
         (E::NoSuchImage { name: name() }, json!({"name": "web", "added_later": 1}), "NoSuchImage: web"),
         (E::NameTaken { name: name() }, json!({"name": "web"}), "NameTaken: web"),
         (E::NotSupported { reason: reason() }, json!({"reason": "why not"}), "NotSupported: why not"),
