@@ -73,7 +73,11 @@ METHOD = """
 # Watch A Machine.
 method WatchMachine(
     # Its name.
-    name: string
+    name: string,
+    # An index.
+    notes_fd: int,
+    # A word of Rust's.
+    type: ?string
 ) -> (
     # An index.
     log_fd: int,
@@ -83,15 +87,18 @@ method WatchMachine(
 """
 
 
-def test_a_method_with_a_file_descriptor_returns_it(generate: ModuleType, tmp_path: Path) -> None:
+def test_a_method_with_a_file_descriptor_sends_or_returns_it(generate: ModuleType, tmp_path: Path) -> None:
     changed = tmp_path / "io.machine1.varlink"
     changed.write_text(generate.VARLINK.read_text() + METHOD)
     text = generate.derive(generate.codegen(changed), changed)
     assert text != generate.GENERATED.read_text()
     assert (
-        "pub async fn watch_machine(&mut self, name: &str)"
-        " -> crate::Result<(WatchMachineOutput, Vec<std::os::fd::OwnedFd>)> {" in text
+        "pub async fn watch_machine(&mut self, name: &str, notes_fd: impl AsFd, r#type: Option<&str>)"
+        " -> crate::Result<(WatchMachineOutput, Vec<OwnedFd>)> {" in text
     )
+    assert "self.connection.watch_machine(name, 0, r#type, fds).await" in text
+    assert 'json!({"name": name, "notes_fd": 0, "type": r#type})' in text
+    assert text.count("#[zlink(fds)] fds: Vec<OwnedFd>") == text.count("_more(&mut self, ") == 5
     assert len(re.findall(r"#\[zlink\(.*return_fds\)\]", text)) == 5
     assert "&'a" not in text
 
