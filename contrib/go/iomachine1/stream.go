@@ -26,7 +26,7 @@ func stream[T any](ctx context.Context, connection *varlink.Connection, method s
 				connection.Close()
 			}
 		}()
-		receive, err := connection.SendWithFDs(ctx, method, parameters, varlink.More, files)
+		receive, err := send(ctx, connection, method, parameters, varlink.More, files...)
 		for err == nil && !complete {
 			var reply T
 			var flags uint64

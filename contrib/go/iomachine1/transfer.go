@@ -4,10 +4,12 @@ package iomachine1
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"os"
 
 	"github.com/varlink/go/varlink"
+	"golang.org/x/sys/unix"
 )
 
 // FileCall is a call that a file goes with, which the generated Call and Send of its method cannot send. Only a socket
@@ -83,8 +85,12 @@ func (e Export) withIndex() any {
 // Call returns the transfer's number when the transfer has begun, which goes on by itself. The type of an error is that
 // of [Typed].
 func (f FileCall) Call(ctx context.Context, connection *varlink.Connection) (transfer int64, err error) {
+	receive, err := send(ctx, connection, f.method, f.parameters, 0, f.file)
+	if err != nil {
+		return 0, err
+	}
 	var begun Progress
-	received, err := connection.CallWithFDs(ctx, f.method, f.parameters, &begun, []*os.File{f.file})
+	_, received, err := receive(ctx, &begun)
 	closeAll(received)
 	return begun.Transfer, Typed(err)
 }
@@ -93,6 +99,18 @@ func (f FileCall) Call(ctx context.Context, connection *varlink.Connection) (tra
 // [Stream] otherwise: a loop that is left early, and an error, close the connection. The transfer goes on without it.
 func (f FileCall) Stream(ctx context.Context, connection *varlink.Connection) iter.Seq2[Progress, error] {
 	return stream[Progress](ctx, connection, f.method, f.parameters, f.file)
+}
+
+type receiver = func(ctx context.Context, reply any) (flags uint64, files []*os.File, err error)
+
+// send is SendWithFDs, except on a socket with AcceptFileDescriptors=no, to which the kernel lets no file through. There the
+// call goes without, and is answered as on a socket whose service closes them.
+func send(ctx context.Context, connection *varlink.Connection, method string, parameters any, flags uint64, files ...*os.File) (receiver, error) {
+	receive, err := connection.SendWithFDs(ctx, method, parameters, flags, files)
+	if len(files) > 0 && errors.Is(err, unix.EPERM) {
+		return connection.SendWithFDs(ctx, method, parameters, flags, nil)
+	}
+	return receive, err
 }
 
 func closeAll(files []*os.File) {

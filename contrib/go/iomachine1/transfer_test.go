@@ -190,3 +190,44 @@ func TestATransferEndsWithItsContext(t *testing.T) {
 	}
 	connection.Close()
 }
+
+// From Linux 6.16 on the kernel refuses to send a file to a socket that takes none.
+func TestACallToASocketThatTakesNoFilesGoesWithout(t *testing.T) {
+	nothingLeft(t)
+	_, writer := pipe(t)
+	connection := client(t, func(service *net.UnixConn, _ map[string]any) {
+		raw, err := service.SyscallConn()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		var known error
+		if err := raw.Control(func(fd uintptr) { known = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0) }); err != nil {
+			t.Error(err)
+		}
+		send(t, service, `{"parameters":{"machines":[]}}`+"\x00")
+		for _, more := range []any{nil, true} {
+			call, files := receiveFiles(t, service)
+			for _, file := range files {
+				file.Close()
+			}
+			if call["method"] != "io.machine1.ImportTar" || call["more"] != more || (known == nil && len(files) > 0) {
+				t.Errorf("%v with %d files", call, len(files))
+			}
+			send(t, service, `{"error":"org.varlink.service.PermissionDenied","parameters":{}}`+"\x00")
+		}
+	})
+	if _, err := iomachine1.ListMachines().Call(context.Background(), connection, nil, nil, nil, nil, nil); err != nil {
+		t.Error(err)
+	}
+	call := iomachine1.ImportTar().WithFile(writer, iomachine1.Import{Name: "a"})
+	var denied *iomachine1.PermissionDenied
+	if _, err := call.Call(context.Background(), connection); !errors.As(err, &denied) {
+		t.Error(err)
+	}
+	for _, err := range call.Stream(context.Background(), connection) {
+		if !errors.As(err, &denied) {
+			t.Error(err)
+		}
+	}
+}
