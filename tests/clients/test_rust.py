@@ -127,7 +127,7 @@ def test_the_generator_is_named_where_it_is_said_what_made_the_crate(generate: M
 
 def test_the_crates_own_tests_pass() -> None:
     said = cargo("test", "--locked", RUSTFLAGS="-D warnings")
-    assert len(re.findall(r"test result: ok\. [1-9]", said)) == 3, f"program, client, README\n{said}"
+    assert len(re.findall(r"test result: ok\. [1-9]", said)) == 4, f"program, client, descriptors, README\n{said}"
 
 
 def test_the_library_does_without_what_is_the_programs() -> None:
