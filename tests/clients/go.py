@@ -51,15 +51,32 @@ def program() -> Path:
 
 @functools.cache
 def example() -> Path:
-    """The program in the README."""
-    (text,) = re.findall(r"```go\n(.*?)```", README.read_text(), re.DOTALL)
-    return _with_the_client("example", text)
+    """The program in the README that opens shells."""
+    return _with_the_client("example", _programs()[0])
+
+
+@functools.cache
+def importing() -> Path:
+    """The program in the README that imports an archive."""
+    return _with_the_client("importing", _programs()[1])
+
+
+def _programs() -> list[str]:
+    found: list[str] = re.findall(r"```go\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(found) == 2
+    return found
 
 
 @functools.cache
 def machines() -> Path:
     """machines.go."""
     return _with_the_client("machines", Path(__file__).with_name("machines.go").read_text())
+
+
+@functools.cache
+def images() -> Path:
+    """images.go."""
+    return _with_the_client("images", Path(__file__).with_name("images.go").read_text())
 
 
 def _with_the_client(name: str, text: str) -> Path:

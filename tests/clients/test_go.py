@@ -73,6 +73,18 @@ def test_what_is_generated_is_what_the_interface_says(copy: Path) -> None:
     assert "func WatchMachine()" in again.read_text()
 
 
+def test_each_method_that_takes_a_file_descriptor_can_be_given_a_file() -> None:
+    """By hand: what is generated sends none."""
+    interface = (MODULE / "iomachine1" / "io.machine1.varlink").read_text()
+    methods = re.findall(r"^method (\w+)\((.*?)\) -> ", re.sub(r"#.*", "", interface), re.MULTILINE | re.DOTALL)
+    take = [name for name, parameters in methods if re.search(r"\w_fd: int", parameters)]
+    assert {"ImportTar", "ExportRaw"} <= set(take)
+    by_hand = (MODULE / "iomachine1" / "transfer.go").read_text()
+    for name in take:
+        assert f"func ({name}_methods) WithFile(" in by_hand
+        assert f'FileCall{{"io.machine1.{name}", ' in by_hand
+
+
 def test_the_generator_is_named_where_it_is_said_what_made_the_package() -> None:
     version = run("go", "list", "-m", "-f", "{{.Version}}", "github.com/varlink/go").strip()
     assert f"varlink/go\n{version}," in README.read_text()

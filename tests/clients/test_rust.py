@@ -73,7 +73,11 @@ METHOD = """
 # Watch A Machine.
 method WatchMachine(
     # Its name.
-    name: string
+    name: string,
+    # An index.
+    notes_fd: int,
+    # A word of Rust's.
+    type: ?string
 ) -> (
     # An index.
     log_fd: int,
@@ -83,17 +87,33 @@ method WatchMachine(
 """
 
 
-def test_a_method_with_a_file_descriptor_returns_it(generate: ModuleType, tmp_path: Path) -> None:
+def test_a_method_with_a_file_descriptor_sends_or_returns_it(generate: ModuleType, tmp_path: Path) -> None:
     changed = tmp_path / "io.machine1.varlink"
     changed.write_text(generate.VARLINK.read_text() + METHOD)
-    text = generate.derive(generate.codegen(changed))
+    text = generate.derive(generate.codegen(changed), changed)
     assert text != generate.GENERATED.read_text()
     assert (
-        "pub async fn watch_machine(&mut self, name: &str)"
-        " -> crate::Result<(WatchMachineOutput, Vec<std::os::fd::OwnedFd>)> {" in text
+        "pub async fn watch_machine(&mut self, name: &str, notes_fd: impl AsFd, r#type: Option<&str>)"
+        " -> crate::Result<(WatchMachineOutput, Vec<OwnedFd>)> {" in text
     )
-    assert text.count("#[zlink(return_fds)]") == 5
+    assert "self.connection.watch_machine(name, 0, r#type, fds).await" in text
+    assert 'json!({"name": name, "notes_fd": 0, "type": r#type})' in text
+    assert text.count("#[zlink(fds)] fds: Vec<OwnedFd>") == text.count("_more(&mut self, ") == 5
+    assert len(re.findall(r"#\[zlink\(.*return_fds\)\]", text)) == 5
     assert "&'a" not in text
+
+
+def test_methods_and_errors_have_the_names_that_they_have_in_the_interface(generate: ModuleType) -> None:
+    """zlink makes them of Rust's names: GetMachineByPid of get_machine_by_pid."""
+    text = generate.GENERATED.read_text()
+    (trait,) = re.findall(r"pub\(crate\) trait Machine1 {\n(.*?)^}", text, re.MULTILINE | re.DOTALL)
+    methods = re.findall(r'(?:#\[zlink\((?:rename = "(\w+)")?.*\)\]\n)? *async fn (\w+)', trait)
+    (errors,) = re.findall(r"pub enum Machine1Error {\n(.*?)^}", text, re.MULTILINE | re.DOTALL)
+    variants = re.findall(r'(?:^    #\[zlink\(rename = "(\w+)"\)\]\n)?^    (\w+)(?: {|,)$', errors, re.MULTILINE)
+    interface = generate.VARLINK.read_text()
+    called = [renamed or name.title().replace("_", "") for renamed, name in methods]
+    assert called == re.findall(r"^method (\w+)", interface, re.MULTILINE)
+    assert [renamed or name for renamed, name in variants] == re.findall(r"^error (\w+)", interface, re.MULTILINE)
 
 
 def test_the_generator_is_named_where_it_is_said_what_made_the_crate(generate: ModuleType) -> None:
@@ -107,7 +127,7 @@ def test_the_generator_is_named_where_it_is_said_what_made_the_crate(generate: M
 
 def test_the_crates_own_tests_pass() -> None:
     said = cargo("test", "--locked", RUSTFLAGS="-D warnings")
-    assert len(re.findall(r"test result: ok\. [1-9]", said)) == 3, f"program, client, README\n{said}"
+    assert len(re.findall(r"test result: ok\. [1-9]", said)) == 4, f"program, client, descriptors, README\n{said}"
 
 
 def test_the_library_does_without_what_is_the_programs() -> None:

@@ -23,6 +23,17 @@ import (
 // client is connected to a service that answers the first call as told, and then waits until the client hangs up.
 func client(t *testing.T, answer func(service *net.UnixConn, call map[string]any)) *varlink.Connection {
 	t.Helper()
+	return clientWithFiles(t, func(service *net.UnixConn, call map[string]any, files []*os.File) {
+		if len(files) > 0 {
+			t.Errorf("files came with the call %v", call)
+		}
+		answer(service, call)
+	})
+}
+
+// clientWithFiles is the same; what came with the call is closed when it is answered.
+func clientWithFiles(t *testing.T, answer func(service *net.UnixConn, call map[string]any, files []*os.File)) *varlink.Connection {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "a;socket")
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -37,8 +48,11 @@ func client(t *testing.T, answer func(service *net.UnixConn, call map[string]any
 			return
 		}
 		defer service.Close()
-		call := receive(t, service)
-		answer(service, call)
+		call, files := receiveFiles(t, service)
+		answer(service, call, files)
+		for _, file := range files {
+			file.Close()
+		}
 		service.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if n, err := service.Read(make([]byte, 1)); n != 0 || os.IsTimeout(err) {
 			t.Errorf("the client did not hang up: %v", err)
@@ -56,23 +70,46 @@ func client(t *testing.T, answer func(service *net.UnixConn, call map[string]any
 	return connection
 }
 
-// receive returns the next call.
-func receive(t *testing.T, service *net.UnixConn) (call map[string]any) {
+// receive returns the next call, with which no file comes.
+func receive(t *testing.T, service *net.UnixConn) map[string]any {
+	t.Helper()
+	call, files := receiveFiles(t, service)
+	if len(files) > 0 {
+		t.Errorf("files came with the call %v", call)
+	}
+	return call
+}
+
+// receiveFiles returns the next call, and what came with its first byte.
+func receiveFiles(t *testing.T, service *net.UnixConn) (call map[string]any, files []*os.File) {
 	t.Helper()
 	var received []byte
 	for !bytes.HasSuffix(received, []byte{0}) {
-		data := make([]byte, 4096)
-		n, err := service.Read(data)
+		data, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(8*4))
+		n, rightsN, _, _, err := service.ReadMsgUnix(data, rights)
 		if err != nil {
 			t.Error(err)
-			return nil
+			return nil, nil
+		}
+		messages, err := unix.ParseSocketControlMessage(rights[:rightsN])
+		if err != nil {
+			t.Error(err)
+		}
+		for i := range messages {
+			fds, err := unix.ParseUnixRights(&messages[i])
+			if err != nil || len(received) > 0 {
+				t.Errorf("what comes with %q: %v", data[:n], err)
+			}
+			for _, fd := range fds {
+				files = append(files, os.NewFile(uintptr(fd), "received"))
+			}
 		}
 		received = append(received, data[:n]...)
 	}
 	if err := json.Unmarshal(received[:len(received)-1], &call); err != nil {
 		t.Error(err)
 	}
-	return call
+	return call, files
 }
 
 // send sends one message, and file descriptors on its first byte.

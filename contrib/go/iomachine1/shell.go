@@ -47,11 +47,7 @@ func OpenShell(ctx context.Context, connection *varlink.Connection, shell Shell)
 	}
 	// These come with an error too. All are closed: what is kept is a duplicate.
 	files, err := connection.CallWithFDs(ctx, "io.machine1.OpenMachineShell", in, &out, nil)
-	defer func() {
-		for _, file := range files {
-			file.Close()
-		}
-	}()
+	defer closeAll(files)
 	if err != nil {
 		return nil, Typed(err)
 	}

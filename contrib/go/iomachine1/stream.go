@@ -5,6 +5,7 @@ package iomachine1
 import (
 	"context"
 	"iter"
+	"os"
 
 	"github.com/varlink/go/varlink"
 )
@@ -14,6 +15,10 @@ import (
 //
 // Varlink has no way to end a stream but to hang up: leaving the loop early closes the connection, as an error does.
 func Stream[T any](ctx context.Context, connection *varlink.Connection, method string, parameters any) iter.Seq2[T, error] {
+	return stream[T](ctx, connection, method, parameters)
+}
+
+func stream[T any](ctx context.Context, connection *varlink.Connection, method string, parameters any, files ...*os.File) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		complete := false
 		defer func() { // whatever ends the loop, a panic in its body too
@@ -21,11 +26,14 @@ func Stream[T any](ctx context.Context, connection *varlink.Connection, method s
 				connection.Close()
 			}
 		}()
-		receive, err := connection.Send(ctx, method, parameters, varlink.More)
+		receive, err := send(ctx, connection, method, parameters, varlink.More, files...)
 		for err == nil && !complete {
 			var reply T
 			var flags uint64
-			if flags, err = receive(ctx, &reply); err == nil {
+			var received []*os.File
+			flags, received, err = receive(ctx, &reply)
+			closeAll(received) // nobody asked for them
+			if err == nil {
 				complete = flags&varlink.Continues == 0
 				if !yield(reply, nil) {
 					return

@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -72,6 +72,11 @@ impl Nothing {
     }
 }
 
+/// What zlink is given to send: it closes what it has sent.
+pub(crate) fn duplicates<const N: usize>(descriptors: [BorrowedFd<'_>; N]) -> Result<Vec<OwnedFd>> {
+    descriptors.iter().map(|descriptor| descriptor.try_clone_to_owned().map_err(Error::Io)).collect()
+}
+
 impl Client {
     /// Connects to the service at this path, which is [`crate::SOCKET`] outside of sandboxes.
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
@@ -98,7 +103,8 @@ impl Client {
         }
     }
 
-    /// Makes a call that has more than one reply. The method's name is qualified, as in `io.machine1.ListMachines`.
+    /// Makes a call that has more than one reply. The method's name is qualified, as in `io.machine1.ListMachines`. For a
+    /// method that takes a file descriptor there is one of its own, as [`Client::import_tar_more`].
     ///
     /// A stream that is dropped before its end leaves replies under way, like a call.
     pub async fn more<P, R>(&mut self, method: &str, parameters: P) -> Result<Replies<'_, R>>
@@ -106,9 +112,22 @@ impl Client {
         P: Serialize + Debug,
         R: DeserializeOwned + Debug,
     {
+        self.more_with(method, parameters, Vec::new()).await
+    }
+
+    pub(crate) async fn more_with<P, R>(
+        &mut self,
+        method: &str,
+        parameters: P,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Replies<'_, R>>
+    where
+        P: Serialize + Debug,
+        R: DeserializeOwned + Debug,
+    {
         self.begin()?;
         let call = zlink::Call::new(Call { method, parameters }).set_more(true);
-        self.connection.send_call(&call, Vec::new()).await?;
+        self.connection.send_call(&call, descriptors).await?;
         Ok(Replies::new(self))
     }
 

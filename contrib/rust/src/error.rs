@@ -26,7 +26,7 @@ pub enum Error {
         /// What it carries.
         parameters: Map<String, Value>,
     },
-    /// The service cannot be reached, or a file descriptor of the reply was lost.
+    /// The service cannot be reached, a file descriptor of the reply was lost, or one of the call cannot be duplicated.
     Io(io::Error),
     /// The service closed the connection.
     Closed,

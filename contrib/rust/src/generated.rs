@@ -15,9 +15,12 @@
 //! is absent when its value is not known.
 //! This is version 1.1 of the interface.
 
-use serde::{Deserialize, Serialize};
-use crate::client::{Client, Nothing};
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::client::{Client, Nothing, duplicates};
 use crate::error::AnyError;
+use crate::replies::Replies;
+use serde::{Deserialize, Serialize};
 use zlink::{proxy, ReplyError};
 
 #[proxy("io.machine1")]
@@ -27,16 +30,17 @@ pub(crate) trait Machine1 {
     async fn terminate_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn kill_machine(&mut self, name: &str, who: Option<&str>, signal: Option<i64>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     #[zlink(return_fds)]
-    async fn open_machine_shell(&mut self, name: &str, user: Option<&str>, path: Option<&str>, args: Option<&[&str]>, env: Option<&[&str]>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineShellOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
+    async fn open_machine_shell(&mut self, name: &str, user: Option<&str>, path: Option<&str>, args: Option<&[&str]>, env: Option<&[&str]>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineShellOutput, AnyError>, Vec<OwnedFd>)>;
     async fn copy_from_machine(&mut self, name: &str, src: &str, dest: Option<&str>, replace: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn copy_to_machine(&mut self, name: &str, src: &str, dest: Option<&str>, replace: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
+    #[zlink(rename = "GetMachineByPID")]
     async fn get_machine_by_pid(&mut self, pid: i64, details: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<GetMachineByPidOutput, AnyError>>;
     #[zlink(return_fds)]
-    async fn open_machine_login(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineLoginOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
+    async fn open_machine_login(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineLoginOutput, AnyError>, Vec<OwnedFd>)>;
+    #[zlink(rename = "OpenMachinePTY", return_fds)]
+    async fn open_machine_pty(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachinePtyOutput, AnyError>, Vec<OwnedFd>)>;
     #[zlink(return_fds)]
-    async fn open_machine_pty(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachinePtyOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
-    #[zlink(return_fds)]
-    async fn open_machine_root_directory(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineRootDirectoryOutput, AnyError>, Vec<std::os::fd::OwnedFd>)>;
+    async fn open_machine_root_directory(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<(Result<OpenMachineRootDirectoryOutput, AnyError>, Vec<OwnedFd>)>;
     async fn bind_mount_machine(&mut self, name: &str, src: &str, dest: Option<&str>, read_only: Option<bool>, mkdir: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn unregister_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn poweroff_machine(&mut self, name: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
@@ -59,10 +63,10 @@ pub(crate) trait Machine1 {
     async fn get_pool(&mut self) -> zlink::Result<Result<GetPoolOutput, AnyError>>;
     async fn set_pool_limit(&mut self, limit: Option<i64>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<Nothing, AnyError>>;
     async fn clean_pool(&mut self, mode: &str, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<CleanPoolOutput, AnyError>>;
-    async fn import_tar(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ImportTarOutput, AnyError>>;
-    async fn import_raw(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ImportRawOutput, AnyError>>;
-    async fn export_tar(&mut self, name: &str, image_fd: i64, format: Option<&str>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ExportTarOutput, AnyError>>;
-    async fn export_raw(&mut self, name: &str, image_fd: i64, format: Option<&str>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<ExportRawOutput, AnyError>>;
+    async fn import_tar(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>, #[zlink(fds)] fds: Vec<OwnedFd>) -> zlink::Result<Result<ImportTarOutput, AnyError>>;
+    async fn import_raw(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>, #[zlink(fds)] fds: Vec<OwnedFd>) -> zlink::Result<Result<ImportRawOutput, AnyError>>;
+    async fn export_tar(&mut self, name: &str, image_fd: i64, format: Option<&str>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>, #[zlink(fds)] fds: Vec<OwnedFd>) -> zlink::Result<Result<ExportTarOutput, AnyError>>;
+    async fn export_raw(&mut self, name: &str, image_fd: i64, format: Option<&str>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>, #[zlink(fds)] fds: Vec<OwnedFd>) -> zlink::Result<Result<ExportRawOutput, AnyError>>;
     async fn pull_tar(&mut self, name: &str, url: &str, verify: Option<&str>, force: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<PullTarOutput, AnyError>>;
     async fn pull_raw(&mut self, name: &str, url: &str, verify: Option<&str>, force: Option<bool>, #[zlink(rename = "allowInteractiveAuthentication")] allow_interactive_authentication: Option<bool>) -> zlink::Result<Result<PullRawOutput, AnyError>>;
     async fn list_transfers(&mut self) -> zlink::Result<Result<ListTransfersOutput, AnyError>>;
@@ -126,7 +130,7 @@ impl Client {
     /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
     ///
     /// Returns the file descriptors too, whose indices are in the fields `*_fd`.
-    pub async fn open_machine_shell(&mut self, name: &str, user: Option<&str>, path: Option<&str>, args: Option<&[&str]>, env: Option<&[&str]>, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachineShellOutput, Vec<std::os::fd::OwnedFd>)> {
+    pub async fn open_machine_shell(&mut self, name: &str, user: Option<&str>, path: Option<&str>, args: Option<&[&str]>, env: Option<&[&str]>, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachineShellOutput, Vec<OwnedFd>)> {
         self.begin()?;
         let result = self.connection.open_machine_shell(name, user, path, args, env, allow_interactive_authentication).await;
         let result = result.map(|(result, fds)| result.map(|output| (output, fds)));
@@ -178,7 +182,7 @@ impl Client {
     /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
     ///
     /// Returns the file descriptors too, whose indices are in the fields `*_fd`.
-    pub async fn open_machine_login(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachineLoginOutput, Vec<std::os::fd::OwnedFd>)> {
+    pub async fn open_machine_login(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachineLoginOutput, Vec<OwnedFd>)> {
         self.begin()?;
         let result = self.connection.open_machine_login(name, allow_interactive_authentication).await;
         let result = result.map(|(result, fds)| result.map(|output| (output, fds)));
@@ -192,7 +196,7 @@ impl Client {
     /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
     ///
     /// Returns the file descriptors too, whose indices are in the fields `*_fd`.
-    pub async fn open_machine_pty(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachinePtyOutput, Vec<std::os::fd::OwnedFd>)> {
+    pub async fn open_machine_pty(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachinePtyOutput, Vec<OwnedFd>)> {
         self.begin()?;
         let result = self.connection.open_machine_pty(name, allow_interactive_authentication).await;
         let result = result.map(|(result, fds)| result.map(|output| (output, fds)));
@@ -206,7 +210,7 @@ impl Client {
     /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
     ///
     /// Returns the file descriptors too, whose indices are in the fields `*_fd`.
-    pub async fn open_machine_root_directory(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachineRootDirectoryOutput, Vec<std::os::fd::OwnedFd>)> {
+    pub async fn open_machine_root_directory(&mut self, name: &str, allow_interactive_authentication: Option<bool>) -> crate::Result<(OpenMachineRootDirectoryOutput, Vec<OwnedFd>)> {
         self.begin()?;
         let result = self.connection.open_machine_root_directory(name, allow_interactive_authentication).await;
         let result = result.map(|(result, fds)| result.map(|output| (output, fds)));
@@ -475,10 +479,22 @@ impl Client {
     /// org.freedesktop.import1 on D-Bus.
     /// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
     /// TransferFailed, Unavailable, Timeout.
-    pub async fn import_tar(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ImportTarOutput> {
+    ///
+    /// Sends a duplicate of `image_fd`, which stays the caller's.
+    pub async fn import_tar(&mut self, name: &str, image_fd: impl AsFd, force: Option<bool>, read_only: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ImportTarOutput> {
+        let fds = duplicates([image_fd.as_fd()])?;
         self.begin()?;
-        let result = self.connection.import_tar(name, image_fd, force, read_only, allow_interactive_authentication).await;
+        let result = self.connection.import_tar(name, 0, force, read_only, allow_interactive_authentication, fds).await;
         self.end(result)
+    }
+
+    /// [`Client::import_tar`] with the flag `more`: it has replies until all is done.
+    ///
+    /// Sends a duplicate of `image_fd`, which stays the caller's.
+    pub async fn import_tar_more(&mut self, name: &str, image_fd: impl AsFd, force: Option<bool>, read_only: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<Replies<'_, ImportTarOutput>> {
+        let fds = duplicates([image_fd.as_fd()])?;
+        let parameters = serde_json::json!({"name": name, "image_fd": 0, "force": force, "read_only": read_only, "allowInteractiveAuthentication": allow_interactive_authentication});
+        self.more_with("io.machine1.ImportTar", parameters, fds).await
     }
 
     /// Import A Disk Image As Image.
@@ -489,10 +505,22 @@ impl Client {
     /// org.freedesktop.import1 on D-Bus.
     /// Errors: NameTaken, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
     /// TransferFailed, Unavailable, Timeout.
-    pub async fn import_raw(&mut self, name: &str, image_fd: i64, force: Option<bool>, read_only: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ImportRawOutput> {
+    ///
+    /// Sends a duplicate of `image_fd`, which stays the caller's.
+    pub async fn import_raw(&mut self, name: &str, image_fd: impl AsFd, force: Option<bool>, read_only: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<ImportRawOutput> {
+        let fds = duplicates([image_fd.as_fd()])?;
         self.begin()?;
-        let result = self.connection.import_raw(name, image_fd, force, read_only, allow_interactive_authentication).await;
+        let result = self.connection.import_raw(name, 0, force, read_only, allow_interactive_authentication, fds).await;
         self.end(result)
+    }
+
+    /// [`Client::import_raw`] with the flag `more`: it has replies until all is done.
+    ///
+    /// Sends a duplicate of `image_fd`, which stays the caller's.
+    pub async fn import_raw_more(&mut self, name: &str, image_fd: impl AsFd, force: Option<bool>, read_only: Option<bool>, allow_interactive_authentication: Option<bool>) -> crate::Result<Replies<'_, ImportRawOutput>> {
+        let fds = duplicates([image_fd.as_fd()])?;
+        let parameters = serde_json::json!({"name": name, "image_fd": 0, "force": force, "read_only": read_only, "allowInteractiveAuthentication": allow_interactive_authentication});
+        self.more_with("io.machine1.ImportRaw", parameters, fds).await
     }
 
     /// Export An Image As A Tar Archive.
@@ -503,10 +531,22 @@ impl Client {
     /// O_NONBLOCK set on the file. Mirrors ExportTar() of org.freedesktop.import1 on D-Bus.
     /// Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
     /// TransferFailed, Unavailable, Timeout.
-    pub async fn export_tar(&mut self, name: &str, image_fd: i64, format: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<ExportTarOutput> {
+    ///
+    /// Sends a duplicate of `image_fd`, which stays the caller's.
+    pub async fn export_tar(&mut self, name: &str, image_fd: impl AsFd, format: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<ExportTarOutput> {
+        let fds = duplicates([image_fd.as_fd()])?;
         self.begin()?;
-        let result = self.connection.export_tar(name, image_fd, format, allow_interactive_authentication).await;
+        let result = self.connection.export_tar(name, 0, format, allow_interactive_authentication, fds).await;
         self.end(result)
+    }
+
+    /// [`Client::export_tar`] with the flag `more`: it has replies until all is done.
+    ///
+    /// Sends a duplicate of `image_fd`, which stays the caller's.
+    pub async fn export_tar_more(&mut self, name: &str, image_fd: impl AsFd, format: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<Replies<'_, ExportTarOutput>> {
+        let fds = duplicates([image_fd.as_fd()])?;
+        let parameters = serde_json::json!({"name": name, "image_fd": 0, "format": format, "allowInteractiveAuthentication": allow_interactive_authentication});
+        self.more_with("io.machine1.ExportTar", parameters, fds).await
     }
 
     /// Export An Image As A Disk Image.
@@ -517,10 +557,22 @@ impl Client {
     /// O_NONBLOCK set on the file. Mirrors ExportRaw() of org.freedesktop.import1 on D-Bus.
     /// Errors: NoSuchImage, TransferCanceled, Busy, TooManyOperations, Failed, NotSupported,
     /// TransferFailed, Unavailable, Timeout.
-    pub async fn export_raw(&mut self, name: &str, image_fd: i64, format: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<ExportRawOutput> {
+    ///
+    /// Sends a duplicate of `image_fd`, which stays the caller's.
+    pub async fn export_raw(&mut self, name: &str, image_fd: impl AsFd, format: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<ExportRawOutput> {
+        let fds = duplicates([image_fd.as_fd()])?;
         self.begin()?;
-        let result = self.connection.export_raw(name, image_fd, format, allow_interactive_authentication).await;
+        let result = self.connection.export_raw(name, 0, format, allow_interactive_authentication, fds).await;
         self.end(result)
+    }
+
+    /// [`Client::export_raw`] with the flag `more`: it has replies until all is done.
+    ///
+    /// Sends a duplicate of `image_fd`, which stays the caller's.
+    pub async fn export_raw_more(&mut self, name: &str, image_fd: impl AsFd, format: Option<&str>, allow_interactive_authentication: Option<bool>) -> crate::Result<Replies<'_, ExportRawOutput>> {
+        let fds = duplicates([image_fd.as_fd()])?;
+        let parameters = serde_json::json!({"name": name, "image_fd": 0, "format": format, "allowInteractiveAuthentication": allow_interactive_authentication});
+        self.more_with("io.machine1.ExportRaw", parameters, fds).await
     }
 
     /// Pull A Tar Archive From A URL As Image.
@@ -924,6 +976,7 @@ pub enum Machine1Error {
         name: String,
     },
     /// No machine has this process, or there is no such process.
+    #[zlink(rename = "NoMachineForPID")]
     NoMachineForPid {
         /// The PID that was asked for.
         pid: i64,

@@ -14,8 +14,8 @@ mod socket;
 pub use client::{Client, Result, Shell, ShellOptions};
 pub use error::{Error, ServiceError};
 pub use generated::{
-    CheckOutput, GetMachineOutput, Image, ListImagesOutput, ListMachinesOutput, Machine, Machine1Error,
-    OpenMachineShellOutput,
+    CheckOutput, ExportRawOutput, ExportTarOutput, GetMachineOutput, Image, ImportRawOutput, ImportTarOutput,
+    ListImagesOutput, ListMachinesOutput, Machine, Machine1Error, OpenMachineShellOutput,
 };
 pub use replies::Replies;
 

@@ -3,12 +3,15 @@
 //! standard error that is not in the standard.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -98,13 +101,33 @@ fn receive(stream: impl AsFd, buffer: &mut [u8]) -> io::Result<ReadResult> {
 pub(crate) struct WriteHalf(OwnedWriteHalf);
 
 impl socket::WriteHalf for WriteHalf {
-    /// No call of the interface has file descriptors, and the kernel tells the service who calls.
+    /// File descriptors go with the first byte; the kernel tells the service who calls.
     async fn write(
         &mut self,
         buffer: &[u8],
-        _descriptors: &[impl AsFd],
+        descriptors: &[impl AsFd],
         _credentials: Option<&PassedCredentials>,
     ) -> zlink::Result<()> {
-        Ok(self.0.write_all(buffer).await?)
+        let mut sent = 0;
+        if !descriptors.is_empty() {
+            let stream: &UnixStream = self.0.as_ref();
+            let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            sent = match stream.async_io(Interest::WRITABLE, || send(stream, buffer, &descriptors)).await {
+                // The kernel lets none through to a socket with AcceptFileDescriptors=no. So the call goes without, and
+                // is answered as on a socket whose service closes them.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => 0,
+                result => result?,
+            };
+        }
+        Ok(self.0.write_all(&buffer[sent..]).await?)
     }
+}
+
+fn send(stream: impl AsFd, buffer: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    Ok(sendmsg(stream, &[IoSlice::new(buffer)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }

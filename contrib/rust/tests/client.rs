@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //! The client against a service of the test's own, which hears what was called and answers as told.
 
-use std::io::{IoSlice, Read};
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
-use machine1::{Client, Error, Machine1Error, ServiceError, ShellOptions};
+use machine1::{Client, Error, ImportTarOutput, Machine1Error, ServiceError, ShellOptions};
 use rustix::io::{FdFlags, fcntl_getfd};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use serde_json::{Value, json};
 
 /// A message, and the file descriptors on its first byte.
@@ -21,20 +25,28 @@ impl From<Value> for Answer {
     }
 }
 
+/// A call, and the file descriptors on its first byte.
+type Received = (Value, Vec<OwnedFd>);
+
 /// A client whose calls get these answers, one list a call, and what was called when all are given.
 fn service<const N: usize>(answers: [Vec<Answer>; N]) -> (Client, JoinHandle<Vec<Value>>) {
-    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let (client, service) = service_of_descriptors(answers);
+    let called = |(call, descriptors): Received| {
+        assert!(descriptors.is_empty());
+        call
+    };
+    (client, spawn(move || service.join().unwrap().into_iter().map(called).collect()))
+}
+
+/// The same, and what came with the calls.
+fn service_of_descriptors<const N: usize>(answers: [Vec<Answer>; N]) -> (Client, JoinHandle<Vec<Received>>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
+    set_socket_send_buffer_size(&ours, 4096).unwrap();
     let thread = spawn(move || {
         let mut calls = Vec::new();
         for answers in answers {
-            let mut call = Vec::new();
-            while !call.ends_with(&[0]) {
-                let mut byte = [0];
-                theirs.read_exact(&mut byte).unwrap();
-                call.extend(byte);
-            }
-            calls.push(serde_json::from_slice(&call[..call.len() - 1]).unwrap());
+            calls.push(receive(&theirs));
             for Answer(message, descriptors) in answers {
                 let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
                 let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -47,6 +59,24 @@ fn service<const N: usize>(answers: [Vec<Answer>; N]) -> (Client, JoinHandle<Vec
         calls
     });
     (Client::from(tokio::net::UnixStream::from_std(ours).unwrap()), thread)
+}
+
+/// The next call.
+fn receive(stream: &UnixStream) -> Received {
+    let (mut call, mut descriptors) = (Vec::new(), Vec::new());
+    while !call.ends_with(&[0]) {
+        let mut data = [0; 4096];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(stream, &mut [IoSliceMut::new(&mut data)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+        for message in ancillary.drain() {
+            let RecvAncillaryMessage::ScmRights(rights) = message else { panic!("no file descriptors") };
+            assert!(call.is_empty());
+            descriptors.extend(rights);
+        }
+        call.extend(&data[..received.unwrap().bytes]);
+    }
+    (serde_json::from_slice(&call[..call.len() - 1]).unwrap(), descriptors)
 }
 
 fn answer(reply: Value) -> Vec<Answer> {
@@ -78,6 +108,8 @@ async fn calls_are_those_of_the_interface() {
         answer(json!({})),
         answer(json!({"parameters": null})),
         answer(json!({"parameters": {"allowed": false, "reason": "a \"quoted\" reason"}})),
+        answer(json!({"parameters": {"machine": machine}})),
+        answer(json!({"parameters": {"pty_fd": 0, "pty_path": ""}})),
     ]);
     let machines = client.list_machines(Some(true), None, None, None, None).await.unwrap().machines;
     assert_eq!((machines[0].name.as_str(), &machines[0].class), ("web", &None));
@@ -85,6 +117,8 @@ async fn calls_are_those_of_the_interface() {
     client.kill_machine("web", Some("leader"), Some(37), None).await.unwrap();
     client.remove_image("web", None).await.unwrap();
     assert_eq!(client.check("KillMachine", None).await.unwrap().reason, "a \"quoted\" reason");
+    assert_eq!(client.get_machine_by_pid(37, None, None).await.unwrap().machine.name, "web");
+    client.open_machine_pty("web", None).await.unwrap();
     assert_eq!(
         service.join().unwrap(),
         [
@@ -95,6 +129,8 @@ async fn calls_are_those_of_the_interface() {
                    "parameters": {"name": "web", "who": "leader", "signal": 37}}),
             json!({"method": "io.machine1.RemoveImage", "parameters": {"name": "web"}}),
             json!({"method": "io.machine1.Check", "parameters": {"method": "KillMachine"}}),
+            json!({"method": "io.machine1.GetMachineByPID", "parameters": {"pid": 37}}),
+            json!({"method": "io.machine1.OpenMachinePTY", "parameters": {"name": "web"}}),
         ]
     );
 }
@@ -155,6 +191,115 @@ async fn file_descriptors_of_an_error_are_closed() {
     assert!(is_alone(&read));
 }
 
+#[tokio::test]
+async fn a_file_goes_with_the_call_and_stays_the_callers() {
+    let ([read], [write]) = pipes::<1>();
+    let begun = || answer(json!({"parameters": {"transfer": 7}}));
+    let refused = answer(json!({"error": "org.varlink.service.PermissionDenied", "parameters": {}}));
+    let (mut client, service) = service_of_descriptors([begun(), begun(), begun(), begun(), refused]);
+    let imported = client.import_tar("a", &write, Some(true), None, None).await.unwrap();
+    assert_eq!(imported, ImportTarOutput { transfer: 7, progress: None, done: None });
+    assert_eq!(client.import_raw("b", &write, None, Some(true), None).await.unwrap().transfer, 7);
+    assert_eq!(client.export_tar("c", write.as_fd(), Some("xz"), Some(true)).await.unwrap().transfer, 7);
+    assert_eq!(client.export_raw("d", &write, None, None).await.unwrap().transfer, 7);
+    let error = client.export_raw("e", &write, None, None).await.unwrap_err();
+    assert!(matches!(error, Error::Service(ServiceError::PermissionDenied)), "{error:?}");
+    let (calls, descriptors): (Vec<_>, Vec<_>) = service.join().unwrap().into_iter().unzip();
+    assert_eq!(
+        calls,
+        [
+            json!({"method": "io.machine1.ImportTar", "parameters": {"name": "a", "image_fd": 0, "force": true}}),
+            json!({"method": "io.machine1.ImportRaw", "parameters": {"name": "b", "image_fd": 0, "read_only": true}}),
+            json!({"method": "io.machine1.ExportTar", "parameters":
+                   {"name": "c", "image_fd": 0, "format": "xz", "allowInteractiveAuthentication": true}}),
+            json!({"method": "io.machine1.ExportRaw", "parameters": {"name": "d", "image_fd": 0}}),
+            json!({"method": "io.machine1.ExportRaw", "parameters": {"name": "e", "image_fd": 0}}),
+        ]
+    );
+    for received in descriptors {
+        let [descriptor] = &received[..] else { panic!("{received:?}") };
+        assert_eq!(rustix::io::write(descriptor, b"x"), Ok(1));
+        assert_eq!(rustix::io::read(&read, &mut [0; 8]), Ok(1), "it is the one that was given");
+    }
+    assert_eq!(rustix::io::write(&write, b"x"), Ok(1));
+    assert_eq!(rustix::io::read(&read, &mut [0; 8]), Ok(1));
+    drop(write);
+    assert!(is_alone(&read), "the client has none left");
+}
+
+#[tokio::test]
+async fn a_file_goes_with_a_call_that_has_more_than_one_reply() {
+    let ([read], [write]) = pipes::<1>();
+    let reply = |parameters: Value, continues: bool| json!({"parameters": parameters, "continues": continues}).into();
+    let failed = json!({"error": "io.machine1.TransferFailed", "parameters": {"transfer": 8, "reason": "no tar"}});
+    let (mut client, service) = service_of_descriptors([
+        vec![
+            reply(json!({"transfer": 7}), true),
+            reply(json!({"transfer": 7, "progress": 500}), true),
+            reply(json!({"transfer": 7, "progress": 1000, "done": true}), false),
+        ],
+        vec![reply(json!({"transfer": 8}), true), failed.into()],
+        answer(json!({"parameters": {"machines": []}})),
+    ]);
+    let mut seen = Vec::new();
+    let mut replies = client.import_tar_more("a", &write, Some(true), None, None).await.unwrap();
+    while let Some(reply) = replies.next().await {
+        let ImportTarOutput { transfer, progress, done } = reply.unwrap();
+        seen.push((transfer, progress, done));
+    }
+    assert_eq!(seen, [(7, None, None), (7, Some(500), None), (7, Some(1000), Some(true))]);
+    let mut replies = client.export_raw_more("b", &write, Some("gzip"), None).await.unwrap();
+    assert_eq!(replies.next().await.unwrap().unwrap().transfer, 8);
+    let error = replies.next().await.unwrap().unwrap_err();
+    let expected = Machine1Error::TransferFailed { transfer: 8, reason: "no tar".into() };
+    assert!(matches!(&error, Error::Machine1(error) if *error == expected), "{error:?}");
+    assert!(replies.next().await.is_none());
+    assert_eq!(client.list_machines(None, None, None, None, None).await.unwrap().machines, []);
+    let received = service.join().unwrap();
+    // What is left out is null here, which means the same.
+    let parameters = json!({"name": "a", "image_fd": 0, "force": true, "read_only": null,
+                            "allowInteractiveAuthentication": null});
+    assert_eq!(received[0].0, json!({"method": "io.machine1.ImportTar", "parameters": parameters, "more": true}));
+    assert_eq!(received[1].0["method"], "io.machine1.ExportRaw");
+    assert_eq!(received.iter().map(|(_, descriptors)| descriptors.len()).collect::<Vec<_>>(), [1, 1, 0]);
+    drop(received);
+    drop(write);
+    assert!(is_alone(&read));
+}
+
+#[tokio::test]
+async fn a_file_goes_with_the_first_byte_of_a_call_that_the_socket_takes_in_pieces() {
+    let ([read], [write]) = pipes::<1>();
+    let name = "x".repeat(50_000);
+    let (mut client, service) = service_of_descriptors([answer(json!({"parameters": {"transfer": 7}}))]);
+    client.export_tar(&name, &write, None, None).await.unwrap();
+    let (call, descriptors) = service.join().unwrap().remove(0);
+    assert_eq!((call["parameters"]["name"].as_str(), descriptors.len()), (Some(&name[..]), 1));
+    drop((descriptors, write));
+    assert!(is_alone(&read));
+}
+
+#[tokio::test]
+async fn a_file_is_not_kept_by_a_call_without_a_reply() {
+    let ([read], [write]) = pipes::<1>();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut client = Client::from(tokio::net::UnixStream::from_std(ours).unwrap());
+    let call = client.export_tar("a", &write, None, None);
+    assert!(tokio::time::timeout(Duration::from_millis(50), call).await.is_err());
+    assert_eq!(receive(&theirs).1.len(), 1);
+    assert!(matches!(client.export_tar("a", &write, None, None).await, Err(Error::Unfinished)));
+
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut other = Client::from(tokio::net::UnixStream::from_std(ours).unwrap());
+    drop(theirs);
+    let error = other.export_tar_more("a", &write, None, None).await.unwrap_err();
+    assert!(matches!(&error, Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe), "{error:?}");
+    drop(write);
+    assert!(is_alone(&read));
+}
+
 /// What an error becomes, of a method that returns nothing and of one that returns something; and the client lives on.
 async fn error(reply: Value) -> (Error, String) {
     let (mut client, service) =
@@ -174,6 +319,7 @@ async fn each_error_of_the_interface_is_its_own() {
     let (name, reason) = (|| "web".to_owned(), || "why not".to_owned());
     for (expected, parameters, words) in [
         (E::NoSuchMachine { name: name() }, json!({"name": "web"}), "NoSuchMachine: web"),
+        (E::NoMachineForPid { pid: 37 }, json!({"pid": 37}), "NoMachineForPID: 37"),
         (E::NoSuchImage { name: name() }, json!({"name": "web", "added_later": 1}), "NoSuchImage: web"),
         (E::NameTaken { name: name() }, json!({"name": "web"}), "NameTaken: web"),
         (E::NotSupported { reason: reason() }, json!({"reason": "why not"}), "NotSupported: why not"),
