@@ -39,9 +39,10 @@ END_OF_FILE = b"\x04"
 AGAIN_SECONDS, AGAIN_SECONDS_MAX = 0.1, 10.0
 # What would leave the terminal raw.
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-# The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that: looks
-# at whether it has one, so many seconds apart, for so long at most.
-LOOK_SECONDS, STARTING_SECONDS = 0.01, 2.0
+# The guest's systemd makes the terminal that of a session, and some versions then empty it (setup_input() in
+# exec-invoke.c), so what is typed waits for that: looks at whether there is one, so many seconds apart, for so long at
+# most, and for so long after there is.
+LOOK_SECONDS, STARTING_SECONDS, SETTLING_SECONDS = 0.01, 2.0, 0.05
 # Not in termios; ioctl_tty(2). MIPS, Alpha and SPARC have another number: there it is waited for in vain.
 TIOCGSID = 0x5429
 
@@ -202,6 +203,7 @@ class Session:
     _input: bool = True  # more may be typed
     _again: float = 0.0  # when the end of what is typed is typed next
     _pause: float = AGAIN_SECONDS  # after which it is typed once more
+    _session: float | None = None  # when the terminal was first seen to be that of one
     _started: bool = False  # the program can be typed to
     _ended: bool = False  # the program has
     _at_start_of_line: bool = True
@@ -261,12 +263,11 @@ class Session:
     def _has_started(self) -> bool:
         """Whether the terminal is that of a session, though it be one in a PID namespace that is not seen from here."""
         if not self._started:
-            try:
-                fcntl.ioctl(self.pty, TIOCGSID, bytes(4))
-            except OSError:
-                self._started = time.monotonic() - self._begin > STARTING_SECONDS
-            else:
-                self._started = True
+            now = time.monotonic()
+            if self._session is None and _has_session(self.pty):
+                self._session = now
+            settled = self._session is not None and now - self._session >= SETTLING_SECONDS
+            self._started = settled or now - self._begin > STARTING_SECONDS
         return self._started
 
     def _listen(self) -> bool:
@@ -306,6 +307,14 @@ class Session:
             if len(self._escapes) >= ESCAPES:
                 return True
         return False
+
+
+def _has_session(pty: int) -> bool:
+    try:
+        fcntl.ioctl(pty, TIOCGSID, bytes(4))
+    except OSError:
+        return False
+    return True
 
 
 def _poke(pipe: int) -> None:

@@ -37,6 +37,7 @@ class Service:
         self.path = str(path)
         self.calls: list[dict[str, Any]] = []
         self.answer: Callable[[socket.socket], None] = self.shell
+        self.session = ["setsid", "--ctty"]
         self._programs: list[subprocess.Popen[bytes]] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
@@ -61,7 +62,7 @@ class Service:
         parameters = self.calls[-1]["parameters"]
         terminal, far = pty.openpty()
         # What a shell starts in the background ignores ^C, and so does all that this has started.
-        program = ["setsid", "--ctty", "env", "--default-signal", *parameters.get("args", ["sh"])]
+        program = [*self.session, "env", "--default-signal", *parameters.get("args", ["sh"])]
         environment = {"PS1": PROMPT.decode(), "PATH": os.environ["PATH"]}
         self._programs.append(subprocess.Popen(program, stdin=far, stdout=far, stderr=far, env=environment))
         os.close(far)
@@ -285,6 +286,21 @@ def test_without_a_terminal_input_is_that_of_the_command_and_ends_it(service: Se
     assert (done.returncode, done.stderr) == (0, b"")
     # What is typed before the terminal is told not to show it is seen twice.
     assert done.stdout.replace(b"\r\n", b"\n").endswith(given.removesuffix(b"\n") + given[len(b"one\ntwo") :])
+    assert service.programs_end() == [0]
+
+
+def test_what_is_typed_waits_until_the_terminal_has_been_emptied(service: Service) -> None:
+    """As the systemd of a machine empties it, some versions after they have made it that of a session."""
+    program = """
+import fcntl, os, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+time.sleep(0.03)
+termios.tcflush(0, termios.TCIOFLUSH)
+os.execvp("sh", ["sh", "-c", "stty -echo; exec wc -l"])
+"""
+    service.session = ["setsid"]
+    done = run(service, "web", sys.executable, "-c", program, given=b"a\nb\nc\n")
+    assert done.stdout.split()[-1] == b"3"
     assert service.programs_end() == [0]
 
 

@@ -35,10 +35,12 @@ const (
 	// a machine can make a terminal type (what it answers to who asks what it is), and not read it.
 	typedMax = 1024 * 1024
 
-	// The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that:
-	// looks at whether it has one, so far apart, for so long at most.
-	lookEvery   = 10 * time.Millisecond
-	startPeriod = 2 * time.Second
+	// The guest's systemd makes the terminal that of a session, and some versions then empty it (setup_input() in
+	// exec-invoke.c), so what is typed waits for that: looks at whether there is one, so far apart, for so long at most,
+	// and for so long after there is.
+	lookEvery    = 10 * time.Millisecond
+	startPeriod  = 2 * time.Second
+	settlePeriod = 50 * time.Millisecond
 
 	// A program whose terminal is closed before it has opened it would run on: a shell lasts so long at least.
 	lifeMin = 500 * time.Millisecond
@@ -74,6 +76,7 @@ type session struct {
 	inputEnded   bool
 	again        time.Time     // when the end of what is typed is typed next
 	pause        time.Duration // after which it is typed once more
+	inSession    time.Time     // when the terminal was first seen to be in one
 	started      bool          // the program can be typed to
 	ended        bool          // the program has
 	inLine       bool          // in the middle of one
@@ -212,8 +215,11 @@ func write(fd int, data []byte) ([]byte, error) {
 // here.
 func (s *session) hasStarted() bool {
 	if !s.started {
-		_, err := unix.IoctlGetInt(s.pty, unix.TIOCGSID)
-		s.started = err == nil || time.Since(s.began) > startPeriod
+		if _, err := unix.IoctlGetInt(s.pty, unix.TIOCGSID); err == nil && s.inSession.IsZero() {
+			s.inSession = time.Now()
+		}
+		settled := !s.inSession.IsZero() && time.Since(s.inSession) >= settlePeriod
+		s.started = settled || time.Since(s.began) > startPeriod
 	}
 	return s.started
 }

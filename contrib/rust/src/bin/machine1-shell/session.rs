@@ -29,10 +29,12 @@ const END_OF_FILE: u8 = 0x04;
 /// end is typed again, after so long, twice as long, up to the second: a file, too, stays at its end.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
-/// The guest's systemd empties the terminal before it makes it that of a session, so what is typed waits for that: looks
-/// at whether it has one, so long apart, for so long at most.
+/// The guest's systemd makes the terminal that of a session, and some versions then empty it (setup_input() in
+/// exec-invoke.c), so what is typed waits for that: looks at whether there is one, so long apart, for so long at most, and
+/// for so long after there is.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 const STARTING: Duration = Duration::from_secs(2);
+const SETTLING: Duration = Duration::from_millis(50);
 /// A program whose terminal is closed before it has opened it would run on: a shell lasts so long at least.
 const LIFE_MIN: Duration = Duration::from_millis(500);
 
@@ -58,6 +60,8 @@ pub struct Session {
     again: Instant,
     /// After which it is typed once more.
     pause: Duration,
+    /// When the terminal was first seen to be that of a session.
+    session: Option<Instant>,
     /// The program can be typed to.
     started: bool,
     /// The program has ended.
@@ -78,6 +82,7 @@ impl Session {
             input: true,
             again: begin,
             pause: AGAIN,
+            session: None,
             started: false,
             ended: false,
             at_start_of_line: true,
@@ -166,7 +171,13 @@ impl Session {
     }
 
     fn has_started(&mut self) -> bool {
-        self.started = self.started || has_session(&self.pty) || self.begin.elapsed() > STARTING;
+        if !self.started {
+            if self.session.is_none() && has_session(&self.pty) {
+                self.session = Some(Instant::now());
+            }
+            let settled = self.session.is_some_and(|since| since.elapsed() >= SETTLING);
+            self.started = settled || self.begin.elapsed() > STARTING;
+        }
         self.started
     }
 
