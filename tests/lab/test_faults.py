@@ -368,6 +368,7 @@ def test_no_descriptor_for_the_terminal_of_a_shell(guest: Host) -> None:
                 name, _ = client.error("OpenMachineShell", shell(1))
             fds = len(client.fds)
             client.call("OpenMachineShell", shell(1))
+            wait_until_it_runs(client)  # who leaves before may end it before it has said so
             return name, fds
 
     assert guest.inside(conversation) == (UNAVAILABLE, 0)
