@@ -76,12 +76,19 @@ async def mark_image_read_only(machined: Machined, parameters: Parameters) -> Re
     return Reply()
 
 
+# What the kernel and machined have one number for.
+_NO_LIMIT = {
+    "org.freedesktop.DBus.Error.NotSupported": "only an image that is a subvolume of btrfs has a limit",
+    "System.Error.ENOTCONN": "the quota of this btrfs is off; SetPoolLimit turns it on",
+}
+
+
 async def set_image_limit(machined: Machined, parameters: Parameters) -> Reply:
     try:
         await machined.call("SetImageLimit", "st", parameters["name"], parameters.get("limit", UINT64_MAX))
     except DBusError as error:
-        if error.name == "System.Error.ENOTCONN":  # what btrfs says then
-            raise NotSupported("the quota of this btrfs is off; SetPoolLimit turns it on") from error
+        if error.name in _NO_LIMIT:
+            raise NotSupported(_NO_LIMIT[error.name]) from error
         raise
     return Reply()
 

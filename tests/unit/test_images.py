@@ -363,12 +363,24 @@ def test_machined_is_asked_what_the_client_asks(
     assert machined.asked == [(method, *asked, "", DEADLINE)]
 
 
-def test_without_quota_a_limit_is_not_supported() -> None:
-    """btrfs says ENOTCONN then, which tells nobody anything."""
-    machined = Talkative({"SetImageLimit": DBusError("System.Error.ENOTCONN", "Transport endpoint is not connected")})
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            DBusError("System.Error.ENOTCONN", "Transport endpoint is not connected"),
+            "the quota of this btrfs is off; SetPoolLimit turns it on",
+        ),
+        (
+            DBusError("org.freedesktop.DBus.Error.NotSupported", "Operation not supported"),
+            "only an image that is a subvolume of btrfs has a limit",
+        ),
+    ],
+)
+def test_where_there_are_no_limits_it_is_said_why(error: DBusError, reason: str) -> None:
+    """The kernel's words tell nobody anything."""
     with pytest.raises(NotSupported) as raised:
-        call("SetImageLimit", machined, name="tree", limit=5)
-    assert raised.value.parameters == {"reason": "the quota of this btrfs is off; SetPoolLimit turns it on"}
+        call("SetImageLimit", Talkative({"SetImageLimit": error}), name="tree", limit=5)
+    assert raised.value.parameters == {"reason": reason}
     other = DBusError("System.Error.EIO", "broken")
     with pytest.raises(DBusError) as passed:
         call("SetImageLimit", Talkative({"SetImageLimit": other}), name="tree", limit=5)
