@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 
-// Command machines lists the machines, or terminates the one that it is told, and prints as which type an error came.
-// tests/lab/test_clients_go.py runs it inside a host.
+// Command machines lists the machines, terminates the one that it is told, or opens what it is told in it, and prints as
+// which type an error came. tests/lab/test_clients_go.py runs it inside a host.
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/varlink/go/varlink"
 
@@ -20,6 +22,7 @@ func outcome(err error) string {
 	var invalidParameter *varlink.InvalidParameter
 	var password *iomachine1.InteractiveAuthenticationRequired
 	var denied *iomachine1.PermissionDenied
+	var unsupported *iomachine1.NotSupported
 	switch {
 	case err == nil:
 		return "done"
@@ -31,8 +34,45 @@ func outcome(err error) string {
 		return "InteractiveAuthenticationRequired"
 	case errors.As(err, &denied):
 		return "PermissionDenied"
+	case errors.As(err, &unsupported):
+		return "NotSupported: " + unsupported.Reason
 	}
 	return fmt.Sprintf("unexpected %T: %v", err, err)
+}
+
+// open says what can be seen of what it opens in a machine.
+func open(ctx context.Context, connection *varlink.Connection, what, machine string) (string, error) {
+	switch what {
+	case "login":
+		terminal, err := iomachine1.OpenLogin(ctx, connection, machine, false)
+		if err != nil {
+			return "", err
+		}
+		defer terminal.Close()
+		var said []byte
+		for data := make([]byte, 4096); !bytes.Contains(said, []byte(machine+" login:")); {
+			n, err := terminal.Read(data)
+			if err != nil {
+				return "", err
+			}
+			said = append(said, data[:n]...)
+		}
+		return "it asks who logs in", nil
+	case "pty":
+		terminal, err := iomachine1.OpenPTY(ctx, connection, machine, false)
+		if err != nil {
+			return "", err
+		}
+		defer terminal.Close()
+		return terminal.Path, nil
+	}
+	root, err := iomachine1.OpenRootDirectory(ctx, connection, machine, false)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	name, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/etc/hostname", root.Fd()))
+	return strings.TrimSpace(string(name)), err
 }
 
 func main() {
@@ -45,6 +85,14 @@ func main() {
 	if len(os.Args) == 2 {
 		err := iomachine1.TerminateMachine().Call(ctx, connection, os.Args[1], nil)
 		fmt.Println(outcome(iomachine1.Typed(err)))
+		return
+	}
+	if len(os.Args) == 3 {
+		said, err := open(ctx, connection, os.Args[1], os.Args[2])
+		if err != nil {
+			said = outcome(err)
+		}
+		fmt.Println(said)
 		return
 	}
 	machines, err := iomachine1.ListMachines().Call(ctx, connection, nil, nil, nil, nil, nil)

@@ -87,6 +87,18 @@ def test_each_method_that_takes_a_file_descriptor_can_be_given_a_file() -> None:
         assert f'FileCall{{"io.machine1.{name}", ' in by_hand
 
 
+def test_each_method_that_returns_a_file_descriptor_has_a_function_that_opens_it() -> None:
+    """By hand: what is generated closes it."""
+    interface = (MODULE / "iomachine1" / "io.machine1.varlink").read_text()
+    methods = re.findall(r"^method (\w+)\(.*?\) -> \((.*?)\)", re.sub(r"#.*", "", interface), re.MULTILINE | re.DOTALL)
+    return_one = [name for name, reply in methods if re.search(r"\w_fd: int", reply)]
+    assert {"OpenMachineShell", "OpenMachinePTY"} <= set(return_one)
+    by_hand = (MODULE / "iomachine1" / "shell.go").read_text()
+    for name in return_one:
+        assert f"\nfunc {name.replace('Machine', '')}(" in by_hand
+        assert f'"io.machine1.{name}", ' in by_hand
+
+
 def test_the_generator_is_named_where_it_is_said_what_made_the_package() -> None:
     version = run("go", "list", "-m", "-f", "{{.Version}}", "github.com/varlink/go").strip()
     assert f"varlink/go\n{version}," in README.read_text()

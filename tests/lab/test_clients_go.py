@@ -16,7 +16,7 @@ from tests.unit import test_shell as twin
 from tests.unit.test_shell import Typist
 
 from .conftest import GUEST, SOCKET
-from .host import Host
+from .host import SUITES, Host
 from .test_authorization import SANDBOX, add_socket
 
 FOLDER = "/run/clients-go"
@@ -58,6 +58,17 @@ def test_machines_are_listed(client: Host) -> None:
 )
 def test_an_error_is_typed(client: Host, user: str | None, name: str, outcome: str) -> None:
     assert client.run([f"{FOLDER}/machines", name], user=user).stdout == f"{outcome}\n"
+
+
+def test_a_login_prompt_a_terminal_and_the_root_directory(client: Host) -> None:
+    opened = (client.run([f"{FOLDER}/machines", what, GUEST]).stdout for what in ("login", "pty", "root"))
+    login, terminal, root = opened
+    assert (login, root) == ("it asks who logs in\n", client.run_in_guest(GUEST, ["cat", "/etc/hostname"]).stdout)
+    if SUITES[client.suite] < 258:
+        assert terminal == "NotSupported: systemd does this from version 258 on\n"
+    else:
+        assert terminal.startswith("/dev/pts/")
+    assert client.run([f"{FOLDER}/machines", "login", "nope"]).stdout == "NoSuchMachine nope\n"
 
 
 # --- the program without a terminal ---------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ type Terminal struct {
 }
 
 // OpenShell starts a program in a machine and returns its terminal, whose window is 0 by 0 yet. The generated call of
-// OpenMachineShell cannot: it closes file descriptors. The type of an error is that of [Typed].
+// OpenMachineShell cannot, nor can those of the other functions Open: they close file descriptors. The type of an error is
+// that of [Typed].
 func OpenShell(ctx context.Context, connection *varlink.Connection, shell Shell) (*Terminal, error) {
 	in := struct {
 		Name                           string   `json:"name"`
@@ -41,24 +42,65 @@ func OpenShell(ctx context.Context, connection *varlink.Connection, shell Shell)
 		Env                            []string `json:"env,omitempty"`
 		AllowInteractiveAuthentication bool     `json:"allowInteractiveAuthentication,omitempty"`
 	}{shell.Machine, shell.User, shell.Path, shell.Args, shell.Env, shell.AllowInteractiveAuthentication}
+	return openTerminal(ctx, connection, "io.machine1.OpenMachineShell", in)
+}
+
+// OpenLogin returns the terminal of a login prompt in a machine. With allowInteractiveAuthentication the user may be asked
+// for a password while the call waits.
+func OpenLogin(ctx context.Context, connection *varlink.Connection, machine string, allowInteractiveAuthentication bool) (*Terminal, error) {
+	return openTerminal(ctx, connection, "io.machine1.OpenMachineLogin", inMachine{machine, allowInteractiveAuthentication})
+}
+
+// OpenPTY returns a new terminal of a machine, whose far side nobody has open yet.
+func OpenPTY(ctx context.Context, connection *varlink.Connection, machine string, allowInteractiveAuthentication bool) (*Terminal, error) {
+	return openTerminal(ctx, connection, "io.machine1.OpenMachinePTY", inMachine{machine, allowInteractiveAuthentication})
+}
+
+// OpenRootDirectory returns the root directory of a machine, as the machine sees it.
+func OpenRootDirectory(ctx context.Context, connection *varlink.Connection, machine string, allowInteractiveAuthentication bool) (*os.File, error) {
+	directory, _, err := open(ctx, connection, "io.machine1.OpenMachineRootDirectory", inMachine{machine, allowInteractiveAuthentication})
+	return directory, err
+}
+
+// inMachine is what a call has that needs no more than a machine.
+type inMachine struct {
+	Name                           string `json:"name"`
+	AllowInteractiveAuthentication bool   `json:"allowInteractiveAuthentication,omitempty"`
+}
+
+func openTerminal(ctx context.Context, connection *varlink.Connection, method string, in any) (*Terminal, error) {
+	file, path, err := open(ctx, connection, method, in)
+	if err != nil {
+		return nil, err
+	}
+	return &Terminal{file, path}, nil
+}
+
+// open returns the file that comes with the reply of a method, and the path of a terminal's far side.
+func open(ctx context.Context, connection *varlink.Connection, method string, in any) (*os.File, string, error) {
 	var out struct {
-		Fd   *int   `json:"pty_fd"`
-		Path string `json:"pty_path"`
+		Terminal  *int   `json:"pty_fd"`
+		Directory *int   `json:"directory_fd"`
+		Path      string `json:"pty_path"`
 	}
 	// These come with an error too. All are closed: what is kept is a duplicate.
-	files, err := connection.CallWithFDs(ctx, "io.machine1.OpenMachineShell", in, &out, nil)
+	files, err := connection.CallWithFDs(ctx, method, in, &out, nil)
 	defer closeAll(files)
 	if err != nil {
-		return nil, Typed(err)
+		return nil, "", Typed(err)
 	}
-	if out.Fd == nil || *out.Fd < 0 || *out.Fd >= len(files) {
-		return nil, errors.New("the reply has no terminal")
+	fd, name := out.Terminal, out.Path
+	if out.Directory != nil {
+		fd, name = out.Directory, "/"
 	}
-	file, err := pollable(files[*out.Fd], out.Path)
+	if fd == nil || *fd < 0 || *fd >= len(files) {
+		return nil, "", errors.New("the reply has no file")
+	}
+	file, err := pollable(files[*fd], name)
 	if err != nil {
-		return nil, fmt.Errorf("the terminal: %w", err)
+		return nil, "", fmt.Errorf("the file: %w", err)
 	}
-	return &Terminal{file, out.Path}, nil
+	return file, out.Path, nil
 }
 
 // pollable is a duplicate that has deadlines and whose Close ends a Read, since os.NewFile finds it non-blocking.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/varlink/go/varlink"
 	"golang.org/x/sys/unix"
 
 	"machine1-bridge/contrib/go/iomachine1"
@@ -90,6 +91,68 @@ func TestOpenShellReturnsTheTerminal(t *testing.T) {
 	far.Close()
 	if said, err := io.ReadAll(terminal); err != nil || string(said) != "typed\r\nsaid" {
 		t.Errorf("%q %v", said, err)
+	}
+}
+
+func TestWhatElseIsOpenedInAMachine(t *testing.T) {
+	nothingLeft(t)
+	login := func(ctx context.Context, connection *varlink.Connection, interactive bool) (*os.File, error) {
+		terminal, err := iomachine1.OpenLogin(ctx, connection, "web", interactive)
+		if err != nil {
+			return nil, err
+		}
+		return terminal.File, nil
+	}
+	pty := func(ctx context.Context, connection *varlink.Connection, interactive bool) (*os.File, error) {
+		terminal, err := iomachine1.OpenPTY(ctx, connection, "web", interactive)
+		if err != nil {
+			return nil, err
+		}
+		return terminal.File, nil
+	}
+	root := func(ctx context.Context, connection *varlink.Connection, interactive bool) (*os.File, error) {
+		return iomachine1.OpenRootDirectory(ctx, connection, "web", interactive)
+	}
+	for method, test := range map[string]struct {
+		open        func(ctx context.Context, connection *varlink.Connection, interactive bool) (*os.File, error)
+		reply, name string
+	}{
+		"OpenMachineLogin":         {login, fmt.Sprintf(opened, 1), "/dev/pts/7"},
+		"OpenMachinePTY":           {pty, fmt.Sprintf(opened, 1), "/dev/pts/7"},
+		"OpenMachineRootDirectory": {root, `{"parameters":{"directory_fd":1}}` + "\x00", "/"},
+	} {
+		for _, interactive := range []bool{false, true} {
+			reader, writer := pipe(t)
+			connection := client(t, func(service *net.UnixConn, call map[string]any) {
+				parameters := map[string]any{"name": "web"}
+				if interactive {
+					parameters["allowInteractiveAuthentication"] = true
+				}
+				if expected := map[string]any{"method": "io.machine1." + method, "parameters": parameters}; !reflect.DeepEqual(call, expected) {
+					t.Errorf("the call is %v, not %v", call, expected)
+				}
+				send(t, service, test.reply, reader, writer)
+				writer.Close()
+			})
+			file, err := test.open(context.Background(), connection, interactive)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if file.Name() != test.name {
+				t.Errorf("%s: %s", method, file.Name())
+			}
+			file.WriteString("x")
+			file.Close()
+			if said, err := io.ReadAll(reader); err != nil || string(said) != "x" {
+				t.Errorf("%s: %q %v", method, said, err)
+			}
+		}
+		refusal := `{"error":"io.machine1.NotSupported","parameters":{"reason":"too old"}}` + "\x00"
+		connection := client(t, func(service *net.UnixConn, _ map[string]any) { send(t, service, refusal) })
+		var unsupported *iomachine1.NotSupported
+		if file, err := test.open(context.Background(), connection, false); file != nil || !errors.As(err, &unsupported) {
+			t.Errorf("%s: %v %v", method, file, err)
+		}
 	}
 }
 
