@@ -9,8 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/varlink/go/varlink"
 
@@ -49,10 +51,15 @@ func open(ctx context.Context, connection *varlink.Connection, what, machine str
 			return "", err
 		}
 		defer terminal.Close()
+		if err := terminal.File.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			return "", err
+		}
 		var said []byte
 		for data := make([]byte, 4096); !bytes.Contains(said, []byte(machine+" login:")); {
 			n, err := terminal.Read(data)
-			if err != nil {
+			if err == io.EOF { // getty(8) opens it again
+				time.Sleep(10 * time.Millisecond)
+			} else if err != nil {
 				return "", err
 			}
 			said = append(said, data[:n]...)

@@ -1089,9 +1089,10 @@ func (m GetMachineByPID_methods) Upgrade(ctx context.Context, c *varlink.Connect
 
 // Open A Login Prompt Inside A Machine.
 // Starts a login prompt (getty) on a new pseudo terminal inside a machine and returns the master
-// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. The
-// machine needs systemd and a system bus inside. There is none on the host itself, .host
-// (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
+// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. Until the
+// prompt is there, a read that fails with EIO is not the end: getty(8) hangs the terminal up
+// (vhangup(2)) before it opens it again. The machine needs systemd and a system bus inside. There is
+// none on the host itself, .host (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
 // Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 type OpenMachineLogin_methods struct{}
 
@@ -4139,9 +4140,10 @@ func (s *VarlinkInterface) GetMachineByPID(ctx context.Context, c VarlinkCall, p
 
 // Open A Login Prompt Inside A Machine.
 // Starts a login prompt (getty) on a new pseudo terminal inside a machine and returns the master
-// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. The
-// machine needs systemd and a system bus inside. There is none on the host itself, .host
-// (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
+// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. Until the
+// prompt is there, a read that fails with EIO is not the end: getty(8) hangs the terminal up
+// (vhangup(2)) before it opens it again. The machine needs systemd and a system bus inside. There is
+// none on the host itself, .host (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
 // Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 func (s *VarlinkInterface) OpenMachineLogin(ctx context.Context, c VarlinkCall, name_ string, allowInteractiveAuthentication_ *bool) error {
 	return c.ReplyMethodNotImplemented(ctx, "io.machine1.OpenMachineLogin")
@@ -5315,9 +5317,10 @@ method GetMachineByPID(
 
 # Open A Login Prompt Inside A Machine.
 # Starts a login prompt (getty) on a new pseudo terminal inside a machine and returns the master
-# side of the terminal as a file descriptor. Whoever reads and writes there has to log in. The
-# machine needs systemd and a system bus inside. There is none on the host itself, .host
-# (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
+# side of the terminal as a file descriptor. Whoever reads and writes there has to log in. Until the
+# prompt is there, a read that fails with EIO is not the end: getty(8) hangs the terminal up
+# (vhangup(2)) before it opens it again. The machine needs systemd and a system bus inside. There is
+# none on the host itself, .host (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
 # Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
 method OpenMachineLogin(
     # Name of the machine, as ListMachines shows it. The host itself is .host.

@@ -45,8 +45,9 @@ func OpenShell(ctx context.Context, connection *varlink.Connection, shell Shell)
 	return openTerminal(ctx, connection, "io.machine1.OpenMachineShell", in)
 }
 
-// OpenLogin returns the terminal of a login prompt in a machine. With allowInteractiveAuthentication the user may be asked
-// for a password while the call waits.
+// OpenLogin returns the terminal of a login prompt in a machine. Until the prompt is there, a Read that is at its end says
+// nothing: getty(8) hangs the terminal up before it opens it again. With allowInteractiveAuthentication the user may be
+// asked for a password while the call waits.
 func OpenLogin(ctx context.Context, connection *varlink.Connection, machine string, allowInteractiveAuthentication bool) (*Terminal, error) {
 	return openTerminal(ctx, connection, "io.machine1.OpenMachineLogin", inMachine{machine, allowInteractiveAuthentication})
 }

@@ -176,9 +176,10 @@ impl Client {
 
     /// Open A Login Prompt Inside A Machine.
     /// Starts a login prompt (getty) on a new pseudo terminal inside a machine and returns the master
-    /// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. The
-    /// machine needs systemd and a system bus inside. There is none on the host itself, .host
-    /// (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
+    /// side of the terminal as a file descriptor. Whoever reads and writes there has to log in. Until the
+    /// prompt is there, a read that fails with EIO is not the end: getty(8) hangs the terminal up
+    /// (vhangup(2)) before it opens it again. The machine needs systemd and a system bus inside. There is
+    /// none on the host itself, .host (PermissionDenied). Mirrors OpenMachineLogin(name) on D-Bus.
     /// Errors: NoSuchMachine, Busy, Failed, NotSupported, Unavailable, Timeout.
     ///
     /// Returns the file descriptors too, whose indices are in the fields `*_fd`.
