@@ -76,7 +76,7 @@ async def mark_image_read_only(machined: Machined, parameters: Parameters) -> Re
     return Reply()
 
 
-# What the kernel and machined have one number for.
+# Errors of which machined says nothing but the name, and what they mean here.
 _NO_LIMIT = {
     "org.freedesktop.DBus.Error.NotSupported": "only an image that is a subvolume of btrfs has a limit",
     "System.Error.ENOTCONN": "the quota of this btrfs is off; SetPoolLimit turns it on",

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/varlink/go/varlink"
+
 	"machine1-bridge/contrib/go/iomachine1"
 )
 
@@ -18,6 +20,7 @@ func outcome(err error) string {
 	var failed *iomachine1.TransferFailed
 	var denied *iomachine1.PermissionDenied
 	var password *iomachine1.InteractiveAuthenticationRequired
+	var invalid *varlink.InvalidParameter
 	switch {
 	case errors.As(err, &taken):
 		return "There is an image " + taken.Name + " already."
@@ -27,6 +30,8 @@ func outcome(err error) string {
 		return "You may not do this, or not on this socket."
 	case errors.As(err, &password):
 		return "InteractiveAuthenticationRequired"
+	case errors.As(err, &invalid):
+		return "InvalidParameter " + invalid.Parameter
 	}
 	return fmt.Sprintf("unexpected %T: %v", err, err)
 }

@@ -17,7 +17,7 @@ import pytest
 from tests.clients import go, rust
 
 from .conftest import GUEST, SOCKET
-from .host import Host
+from .host import SUITES, Host
 from .test_machines import eventually
 from .test_transfers import (
     ARCHIVE,
@@ -28,7 +28,7 @@ from .test_transfers import (
     remove_socket,
     transfer,
 )
-from .varlink import images
+from .varlink import busctl, images
 
 PROGRAM = "/run/images"
 
@@ -104,6 +104,24 @@ def test_a_socket_that_does_not_accept_files(client: Host) -> None:
             for command in ("import", "import --no-wait", "export"):
                 done = run(client, socket, f"images {command} {GUEST} <{ARCHIVE} >{ARCHIVE}.out", check=False)
                 assert (done.returncode, done.stderr) == (1, "You may not do this, or not on this socket.\n")
+    finally:
+        remove_socket(client, name)
+        client.run(["sh", "-c", f"rm {ARCHIVE}*"])
+
+
+def test_a_policy_that_accepts_files_and_a_unit_that_does_not(client: Host) -> None:
+    """What a client is told then names the parameter: the call has come without its file."""
+    name = add_socket(client, unit="AcceptFileDescriptors=no")  # noqa: F811
+    try:
+        done = run(client, name, f"images import --no-wait new-1 <{ARCHIVE}", check=False)
+        if SUITES[client.suite] < 258:  # which do not know the setting
+            assert done.returncode == 0
+            assert eventually(lambda: nothing_goes_on(client, name))
+            busctl(client, "RemoveImage", "s", "new-1")
+        else:
+            assert done.returncode == 1
+            assert "image_fd" in done.stderr
+            assert "new-1" not in images(client)
     finally:
         remove_socket(client, name)
         client.run(["sh", "-c", f"rm {ARCHIVE}*"])

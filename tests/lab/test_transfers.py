@@ -39,8 +39,8 @@ Replies = list[dict[str, Any]]
 _numbers = itertools.count(1)
 
 
-def add_socket(host: Host, accepts: bool = True) -> str:
-    """A socket of the template for everybody, its name. Its unit and its policy let file descriptors through."""
+def add_socket(host: Host, accepts: bool = True, unit: str = "AcceptFileDescriptors=yes") -> str:
+    """A socket of the template for everybody, its name. Its policy and its unit accept file descriptors or do not."""
     name = f"transfers{next(_numbers)}"
     directory = host.path / "etc/machine1-bridge"
     directory.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def add_socket(host: Host, accepts: bool = True) -> str:
     drop_in = host.path / f"run/systemd/system/machine1-bridge@{name}.socket.d"
     drop_in.mkdir(parents=True)
     # What 252 and 257 do not know, they only warn of.
-    (drop_in / "transfers.conf").write_text("[Socket]\nSocketMode=0666\nAcceptFileDescriptors=yes\n")
+    (drop_in / "transfers.conf").write_text(f"[Socket]\nSocketMode=0666\n{unit}\n")
     host.run(["systemctl", "daemon-reload"])
     host.run(["systemctl", "start", f"machine1-bridge@{name}.socket"])
     return name
