@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -120,29 +120,31 @@ class Bench:
         if what not in self.missing:
             self.missing.append(what)
 
-    def calls(self, blocks: int, calls: int, by: Sequence[Way], machines: int = 2, *, apart: bool = False) -> None:
+    def calls(self, blocks: int, calls: int, by: Sequence[Way]) -> None:
+        self._measure(blocks, calls, self.there(by))
+
+    def _measure(self, blocks: int, calls: int, by: Sequence[Way], machines: int = 2, *, apart: bool = False) -> None:
         for name, measured in self.client("calls", blocks, calls, by=by).items():
             self.blocks[name, machines, apart] = measured
             label = name + (f" {machines}" if machines != 2 else "") + (", apart" if apart else "")
             self.figures[label] = as_json(Latency.of(measured))
 
     def reads(self, blocks: int, calls: int, machines: int = 2) -> None:
-        if machines == 2:
+        """On one processor; with two machines also apart, where how many there are makes no other difference."""
+        by, places = [*ways.READS, ways.GET_INFO, ways.ECHO], [False, True]
+        others: AbstractContextManager[None] = nullcontext()
+        if machines != 2:
+            by, places = [*ways.READS], [False]
+            others = many_machines(self.host, machines - 2)
+        elif len(os.sched_getaffinity(0)) == 1:
+            places = [False]
+            self._miss("a processor of its own for the client")
+        with others:
             time.sleep(SETTLING)
-            by = self.there([*ways.READS, ways.GET_INFO, ways.ECHO])
-            with self.placed(apart=False):
-                self.calls(blocks, calls, by)
-            if len(os.sched_getaffinity(0)) == 1:
-                self._miss("a processor of its own for the client")
-                return
-            with self.placed(apart=True):
-                self.calls(blocks, calls, by, apart=True)
-            return
-        with many_machines(self.host, machines - 2):
-            time.sleep(SETTLING)
-            by = self.there(ways.READS)
-            with self.placed(apart=False):
-                self.calls(blocks, calls, by, machines)
+            by = self.there(by)
+            for apart in places:
+                with self.placed(apart=apart):
+                    self._measure(blocks, calls, by, machines, apart=apart)
 
     def profile(self, calls: int, by: Sequence[Way]) -> None:
         """Where the time of a call goes: µs of a processor, by who used them."""
@@ -300,9 +302,9 @@ def measure(suite: str, machines: Sequence[int] = MACHINES) -> Bench:
     with Host.boot(suite, f"bench-{suite}-{os.getpid()}") as host:
         bench = Bench(host)
         bench.reads(60, 25)
-        bench.calls(40, 10, bench.there(ways.IMAGES))
-        bench.calls(40, 10, bench.there([*ways.KILLS, ways.KILLS[-1].by(bench.service_uid)]))
-        bench.calls(12, 5, bench.there([*ways.SHELLS, ways.SHELLS[-1].by(bench.service_uid)]))
+        bench.calls(40, 10, ways.IMAGES)
+        bench.calls(40, 10, [*ways.KILLS, ways.KILLS[-1].by(bench.service_uid)])
+        bench.calls(12, 5, [*ways.SHELLS, ways.SHELLS[-1].by(bench.service_uid)])
         for number in machines[1:]:
             bench.reads(60, 25, number)
         with bench.placed(apart=False):

@@ -35,14 +35,14 @@ def measured(bench: Bench) -> list[str]:
     """What is slow."""
     bench.blocks.clear()
     bench.reads(30, 20)
-    bench.calls(20, 10, bench.there(ways.IMAGES))
-    bench.calls(20, 5, bench.there([*ways.KILLS, ways.KILLS[-1].by(bench.service_uid)]))
+    bench.calls(20, 10, ways.IMAGES)
+    bench.calls(20, 5, [*ways.KILLS, ways.KILLS[-1].by(bench.service_uid)])
     return bench.slow()
 
 
 def test_nothing_is_slow(bench: Bench) -> None:
     slow = measured(bench)
-    bench.calls(6, 5, bench.there(ways.SHELLS))
+    bench.calls(6, 5, ways.SHELLS)
     assert slow + bench.slow() == []
     bench.flood(5, 2000)
     assert bench.ratios[FLOOD][0].median >= 0.4
