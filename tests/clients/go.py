@@ -70,21 +70,27 @@ def _programs() -> list[str]:
 @functools.cache
 def machines() -> Path:
     """machines.go."""
-    return _with_the_client("machines", Path(__file__).with_name("machines.go").read_text())
+    return _ours("machines")
 
 
 @functools.cache
 def images() -> Path:
     """images.go."""
-    return _with_the_client("images", Path(__file__).with_name("images.go").read_text())
+    return _ours("images")
 
 
-def _with_the_client(name: str, text: str) -> Path:
+def _ours(name: str) -> Path:
+    here = Path(__file__).parent
+    return _with_the_client(name, *((here / file).read_text() for file in (f"{name}.go", "outcome.go")))
+
+
+def _with_the_client(name: str, *texts: str) -> Path:
     """A program in a module of its own that is made as the README says."""
     folder = BUILT / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "main.go").write_text(text)
+    for number, text in enumerate(texts):
+        (folder / f"file{number}.go").write_text(text)
     run("go", "mod", "init", name, folder=folder)
     for line in re.findall(r"^    (go mod .*)", README.read_text(), re.MULTILINE):
         run(*line.replace("CLONE/contrib/go", str(MODULE)).split(), folder=folder)

@@ -10,17 +10,14 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/varlink/go/varlink"
-
 	"machine1-bridge/contrib/go/iomachine1"
 )
 
-func outcome(err error) string {
+// inWords says what the Rust program says where it has words of its own.
+func inWords(err error) string {
 	var taken *iomachine1.NameTaken
 	var failed *iomachine1.TransferFailed
 	var denied *iomachine1.PermissionDenied
-	var password *iomachine1.InteractiveAuthenticationRequired
-	var invalid *varlink.InvalidParameter
 	switch {
 	case errors.As(err, &taken):
 		return "There is an image " + taken.Name + " already."
@@ -28,17 +25,13 @@ func outcome(err error) string {
 		return "It has failed: " + failed.Reason
 	case errors.As(err, &denied):
 		return "You may not do this, or not on this socket."
-	case errors.As(err, &password):
-		return "InteractiveAuthenticationRequired"
-	case errors.As(err, &invalid):
-		return "InvalidParameter " + invalid.Parameter
 	}
-	return fmt.Sprintf("unexpected %T: %v", err, err)
+	return outcome(err)
 }
 
 func check(err error) {
 	if err != nil {
-		fmt.Fprintln(os.Stderr, outcome(err))
+		fmt.Fprintln(os.Stderr, inWords(err))
 		os.Exit(1)
 	}
 }

@@ -7,7 +7,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,29 +17,6 @@ import (
 
 	"machine1-bridge/contrib/go/iomachine1"
 )
-
-func outcome(err error) string {
-	var noSuchMachine *iomachine1.NoSuchMachine
-	var invalidParameter *varlink.InvalidParameter
-	var password *iomachine1.InteractiveAuthenticationRequired
-	var denied *iomachine1.PermissionDenied
-	var unsupported *iomachine1.NotSupported
-	switch {
-	case err == nil:
-		return "done"
-	case errors.As(err, &noSuchMachine):
-		return "NoSuchMachine " + noSuchMachine.Name
-	case errors.As(err, &invalidParameter):
-		return "InvalidParameter " + invalidParameter.Parameter
-	case errors.As(err, &password):
-		return "InteractiveAuthenticationRequired"
-	case errors.As(err, &denied):
-		return "PermissionDenied"
-	case errors.As(err, &unsupported):
-		return "NotSupported: " + unsupported.Reason
-	}
-	return fmt.Sprintf("unexpected %T: %v", err, err)
-}
 
 // open says what can be seen of what it opens in a machine.
 func open(ctx context.Context, connection *varlink.Connection, what, machine string) (string, error) {

@@ -75,11 +75,20 @@ def test_what_is_generated_is_what_the_interface_says(copy: Path) -> None:
     assert "func WatchMachine()" in again.read_text()
 
 
-def test_each_method_that_takes_a_file_descriptor_can_be_given_a_file() -> None:
+@pytest.fixture
+def methods() -> list[tuple[str, str, str]]:
+    """Of the interface: name, parameters, reply."""
+    interface = re.sub(r"#.*", "", (MODULE / "iomachine1" / "io.machine1.varlink").read_text())
+    method = r"^method (\w+)\((.*?)\) -> \((.*?)\)$(?=\n\n|\s*\Z)"
+    return re.findall(method, interface, re.MULTILINE | re.DOTALL)
+
+
+FILE_DESCRIPTOR = re.compile(r"\w_fd: int")
+
+
+def test_each_method_that_takes_a_file_descriptor_can_be_given_a_file(methods: list[tuple[str, str, str]]) -> None:
     """By hand: what is generated sends none."""
-    interface = (MODULE / "iomachine1" / "io.machine1.varlink").read_text()
-    methods = re.findall(r"^method (\w+)\((.*?)\) -> ", re.sub(r"#.*", "", interface), re.MULTILINE | re.DOTALL)
-    take = [name for name, parameters in methods if re.search(r"\w_fd: int", parameters)]
+    take = [name for name, parameters, _ in methods if FILE_DESCRIPTOR.search(parameters)]
     assert {"ImportTar", "ExportRaw"} <= set(take)
     by_hand = (MODULE / "iomachine1" / "transfer.go").read_text()
     for name in take:
@@ -87,11 +96,11 @@ def test_each_method_that_takes_a_file_descriptor_can_be_given_a_file() -> None:
         assert f'FileCall{{"io.machine1.{name}", ' in by_hand
 
 
-def test_each_method_that_returns_a_file_descriptor_has_a_function_that_opens_it() -> None:
+def test_each_method_that_returns_a_file_descriptor_has_a_function_that_opens_it(
+    methods: list[tuple[str, str, str]],
+) -> None:
     """By hand: what is generated closes it."""
-    interface = (MODULE / "iomachine1" / "io.machine1.varlink").read_text()
-    methods = re.findall(r"^method (\w+)\(.*?\) -> \((.*?)\)", re.sub(r"#.*", "", interface), re.MULTILINE | re.DOTALL)
-    return_one = [name for name, reply in methods if re.search(r"\w_fd: int", reply)]
+    return_one = [name for name, _, reply in methods if FILE_DESCRIPTOR.search(reply)]
     assert {"OpenMachineShell", "OpenMachinePTY"} <= set(return_one)
     by_hand = (MODULE / "iomachine1" / "shell.go").read_text()
     for name in return_one:

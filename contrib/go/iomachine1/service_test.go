@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -153,6 +154,14 @@ func openFiles(t *testing.T) (found []string) {
 		}
 	}
 	return found
+}
+
+// says fails a test where another text comes before the end.
+func says(t *testing.T, reader io.Reader, expected string) {
+	t.Helper()
+	if said, err := io.ReadAll(reader); err != nil || string(said) != expected {
+		t.Errorf("%q %v", said, err)
+	}
 }
 
 // pipe is both ends of one; what is written to the second is the test's to close.

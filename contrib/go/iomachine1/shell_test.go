@@ -89,9 +89,7 @@ func TestOpenShellReturnsTheTerminal(t *testing.T) {
 		t.Error(err)
 	}
 	far.Close()
-	if said, err := io.ReadAll(terminal); err != nil || string(said) != "typed\r\nsaid" {
-		t.Errorf("%q %v", said, err)
-	}
+	says(t, terminal, "typed\r\nsaid")
 }
 
 func TestWhatElseIsOpenedInAMachine(t *testing.T) {
@@ -143,9 +141,7 @@ func TestWhatElseIsOpenedInAMachine(t *testing.T) {
 			}
 			file.WriteString("x")
 			file.Close()
-			if said, err := io.ReadAll(reader); err != nil || string(said) != "x" {
-				t.Errorf("%s: %q %v", method, said, err)
-			}
+			says(t, reader, "x")
 		}
 		refusal := `{"error":"io.machine1.NotSupported","parameters":{"reason":"too old"}}` + "\x00"
 		connection := client(t, func(service *net.UnixConn, _ map[string]any) { send(t, service, refusal) })

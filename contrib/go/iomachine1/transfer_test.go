@@ -5,7 +5,6 @@ package iomachine1_test
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"reflect"
@@ -73,9 +72,7 @@ func TestAFileGoesWithTheCallAndStaysTheCallers(t *testing.T) {
 		connection.Close()
 		writer.WriteString(", the caller's")
 		writer.Close()
-		if said, err := io.ReadAll(reader); err != nil || string(said) != "the service's, the caller's" {
-			t.Errorf("%s: %q %v", method, said, err)
-		}
+		says(t, reader, "the service's, the caller's")
 	}
 }
 
@@ -113,9 +110,7 @@ func TestAFileGoesWithACallThatHasMoreThanOneReply(t *testing.T) {
 		t.Error(err)
 	}
 	writer.Close()
-	if said, err := io.ReadAll(reader); err != nil || string(said) != "x" {
-		t.Errorf("%q %v", said, err)
-	}
+	says(t, reader, "x")
 }
 
 func TestATransferEndsInATypedError(t *testing.T) {
